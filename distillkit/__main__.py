@@ -1,0 +1,5 @@
+"""`python -m distillkit` is the command `distillkit`."""
+
+from distillkit.cli import entry
+
+entry()

@@ -1,0 +1,185 @@
+"""Prepared corpora on disk: built once, under a name that follows from their contents, then memory-mapped."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from distillkit.data.corpus import Corpus
+from distillkit.data.packing import Packer, Ragged, write_rows
+from distillkit.data.splitting import DOCUMENTS_PER_BATCH
+from distillkit.data.tokenization import frame_of, tokenize, tokenizer_identity
+from distillkit.errors import DataError, StorageError
+
+_FORMAT = 1
+"""Raised when rows change for the same corpus, so that no older cache is taken."""
+
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+class PreparedData(NamedTuple):
+    """A corpus as rows of tokens.
+
+    Attributes:
+        train: columns input_ids (int32 list), length (int32), maskable (int32); memory-mapped.
+        valid: the held-out rows, the same; None when there are none.
+        stats: "blank_documents", and per split, or None, the counts of Packer (documents, tokens, rows, ...).
+        key: name of the cache entry; equal keys hold equal rows.
+    """
+
+    train: datasets.Dataset
+    valid: datasets.Dataset | None
+    stats: dict[str, Any]
+    key: str
+
+
+def column(split: datasets.Dataset, name: str) -> np.ndarray:
+    """A column of numbers as [N] array, without making Python objects."""
+    return split.data.column(name).to_numpy()
+
+
+def prepare(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    packing: str,
+    num_proc: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> PreparedData:
+    """Tokenize and pack a corpus, or map what an earlier call left in the cache.
+
+    An entry is built beside its final place and renamed when complete; who finds another process building it waits.
+    Without held-out rows (a single document, or too little text for a block) a warning says so.
+
+    Args:
+        corpus: its fingerprint is part of the key; its documents are read only when the entry is missing.
+        tokenizer: a fast one.
+        max_length: tokens of a row, specials included.
+        packing: "full" or "none".
+        num_proc: processes that tokenize; None takes one per core. The rows do not depend on it.
+        cache_dir: default $DISTILLKIT_CACHE, else ~/.cache/distillkit.
+
+    Raises:
+        DataError: the corpus is unusable, or too small for one row.
+        StorageError: the cache cannot be written.
+    """
+    root = Path(cache_dir or os.environ.get("DISTILLKIT_CACHE") or "~/.cache/distillkit").expanduser()
+    identity = [_FORMAT, corpus.fingerprint(), tokenizer_identity(tokenizer), max_length, packing]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    if not (root / key).exists():
+        with _storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            with _locked(root / f"{key}.lock"):
+                _remove_leftovers(root, key)
+                if not (root / key).exists():
+                    folder = root / f"{key}.building"
+                    _build(folder, corpus, tokenizer, max_length, packing, num_proc)
+                    folder.rename(root / key)
+    return _load(root / key)
+
+
+def _load(folder: Path) -> PreparedData:
+    stats = json.loads((folder / "stats.json").read_text())
+    if stats["valid"] is None:
+        warnings.warn(
+            "no text is held out (a single document, or too short for one row), so validation is skipped; "
+            "data.valid_path can name some",
+            stacklevel=3,
+        )
+    train, valid = (
+        datasets.Dataset.from_file(str(folder / f"{name}.arrow")) if stats[name] else None
+        for name in ("train", "valid")
+    )
+    return PreparedData(train, valid, stats, folder.name)
+
+
+def _build(
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    packing: str,
+    num_proc: int | None,
+) -> None:
+    """Fill a new folder with train.arrow, valid.arrow and stats.json."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    splits = corpus.splits(work)
+    stats: dict[str, Any] = {"blank_documents": splits.blank, "train": None, "valid": None}
+    for name, documents in (("train", splits.train), ("valid", splits.valid)):
+        if documents is None:
+            continue
+        packer = Packer(packing, frame_of(tokenizer), max_length)
+        tokens = tokenize(documents, tokenizer, work / f"{name}_ids.arrow", num_proc=num_proc)
+        rows = packer.pack(_token_batches(tokens))
+        write_rows(rows, folder / f"{name}.arrow", special_ids=tokenizer.all_special_ids)
+        stats[name] = packer.counts if packer.counts["rows"] else None
+        if name == "train" and stats[name] is None:
+            raise DataError(
+                f"the {packer.counts['tokens']} tokens of {packer.counts['documents']} documents fill no row",
+                key="data.max_length",
+                value=max_length,
+                fix="set a smaller data.max_length, set data.packing=none, or give more text",
+            )
+    (folder / "stats.json").write_text(json.dumps(stats, indent=1))
+    shutil.rmtree(work)
+
+
+def _token_batches(tokens: datasets.Dataset) -> Iterator[Ragged]:
+    for table in tokens.with_format("arrow").iter(DOCUMENTS_PER_BATCH):
+        ids = table.column("ids").combine_chunks()
+        yield Ragged(ids.flatten().to_numpy(), ids.value_lengths().to_numpy())
+
+
+@contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise StorageError(
+            f"cannot be written: {error.strerror}",
+            key="DISTILLKIT_CACHE",
+            value=root,
+            fix="free some space, or set DISTILLKIT_CACHE to a writable folder with enough",
+        ) from error
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that dies with this process (and, unlike flock, is not inherited by its children).
+
+    Yields True; or False at once, without `wait`, when another process holds it.
+    """
+    with path.open("w") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _remove_leftovers(root: Path, key: str) -> None:
+    """Delete the folders of builders that died: ours, whose lock we hold, and those whose lock nobody holds."""
+    shutil.rmtree(root / f"{key}.building", ignore_errors=True)
+    for folder in root.glob("*.building"):
+        with _locked(root / f"{folder.stem}.lock", wait=False) as dead:
+            if dead:
+                shutil.rmtree(folder, ignore_errors=True)

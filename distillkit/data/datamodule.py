@@ -1,0 +1,204 @@
+"""The data side of a run: a corpus and a tokenizer in, batches out, with Lightning or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerFast
+
+from distillkit.data.cache import PreparedData, column, prepare
+from distillkit.data.corpus import Corpus
+from distillkit.data.dataset import MaskedRows, PlanSampler
+from distillkit.data.masking import VALID_SEED, TokenMasker
+from distillkit.data.plan import BatchPlan, MicroBatch, check_batching
+from distillkit.errors import ConfigError
+from distillkit.types import Batch, StepTotals
+
+
+class MaskedLMDataModule(pl.LightningDataModule):
+    """Prepares a corpus once, then streams masked batches that depend on (seed, step) alone.
+
+    The training loader holds the WHOLE rest of training, from `start_step` to `end_step`, as one epoch of Lightning's;
+    our epochs follow from the batch number. So a resumed run cannot replay an epoch, whatever Lightning's counters
+    say. Ranks are cut here: with more than one, the Trainer needs use_distributed_sampler=False.
+
+    Args:
+        corpus: where the text comes from.
+        tokenizer: the teacher's.
+        max_length: longest row in tokens, specials included; at least 8.
+        batch_size: rows of a micro-batch.
+        batch_tokens: most positions of a micro-batch, padding included; exactly one of the two.
+        packing: "full" or "none".
+        masker: default TokenMasker(tokenizer).
+        seed: of order and masks.
+        num_workers: processes that build batches; 0 builds them in this one. The batches are the same.
+        num_proc: processes that tokenize; None takes one per core, fewer for few documents.
+        cache_dir: default $DISTILLKIT_CACHE, else ~/.cache/distillkit.
+
+    Raises:
+        ConfigError: a value is out of range.
+        DataError: the tokenizer has no mask token.
+
+    Attributes:
+        start_step: optimizer step to start from, set on resume; None takes the trainer's global_step.
+        end_step: optimizer step to stop before; None takes the trainer's max_steps, else its max_epochs.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        max_length: int = 128,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        packing: str = "full",
+        masker: TokenMasker | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        num_proc: int | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        check_batching(batch_size=batch_size, batch_tokens=batch_tokens, packing=packing, max_length=max_length)
+        for key, processes, least in (("num_workers", num_workers, 0), ("num_proc", num_proc, 1)):
+            if processes is not None and processes < least:
+                raise ConfigError(
+                    "not a number of processes",
+                    key=f"data.{key}",
+                    value=processes,
+                    allowed=f">= {least}",
+                    fix=f"set data.{key}={least}",
+                )
+        self.corpus, self.tokenizer, self.max_length, self.packing = corpus, tokenizer, max_length, packing
+        self.batch_size, self.batch_tokens, self.seed = batch_size, batch_tokens, seed
+        self.num_workers, self.num_proc, self.cache_dir = num_workers, num_proc, cache_dir
+        self.masker = masker or TokenMasker(tokenizer)
+        self.start_step: int | None = None
+        self.end_step: int | None = None
+        self._prepared: PreparedData | None = None
+
+    def prepare(self) -> PreparedData:
+        """Tokenize and pack the corpus, or load it from the cache; the second call returns the first's result.
+
+        Raises:
+            DataError: the corpus is missing, unreadable or too small.
+            StorageError: the cache cannot be written.
+        """
+        if self._prepared is None:
+            self._prepared = prepare(
+                self.corpus,
+                self.tokenizer,
+                max_length=self.max_length,
+                packing=self.packing,
+                num_proc=self.num_proc,
+                cache_dir=self.cache_dir,
+            )
+        return self._prepared
+
+    def plan(self, world_size: int = 1, accumulate: int = 1) -> BatchPlan:
+        """The batch plan of the training split for a number of ranks and of micro-batches in a step."""
+        lengths, predictions = self._counts(self.prepare().train)
+        return BatchPlan(
+            lengths,
+            predictions,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
+            packing=self.packing,
+            max_length=self.max_length,
+            world_size=world_size,
+            accumulate=accumulate,
+        )
+
+    def train_stream(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        start_step: int = 0,
+        end_step: int | None = None,
+    ) -> DataLoader[Batch]:
+        """One rank's training batches of the optimizer steps from start_step up to, not including, end_step.
+
+        Without end_step the stream is endless and has no length; with it, len() is the number of micro-batches.
+        """
+        end_batch = None if end_step is None else end_step * accumulate
+        plan = self.plan(world_size, accumulate)
+        sampler = PlanSampler(plan, rank=rank, start_batch=start_step * accumulate, end_batch=end_batch)
+        return self._loader(self._rows(self.prepare().train, self.seed), sampler)
+
+    def valid_stream(self, rank: int = 0, world_size: int = 1) -> DataLoader[Batch] | None:
+        """One rank's share of the held-out rows, in fixed order with fixed masks; None when none are held out.
+
+        Every rank gets the same number of batches (while there are as many rows as ranks), so that ranks never wait
+        for each other. Batches carry step=-1 and their own totals.
+        """
+        valid = self.prepare().valid
+        if valid is None:
+            return None
+        lengths, predictions = self._counts(valid)
+        order = np.argsort(lengths, kind="stable")  # blocks of packing=full are of one length and keep their order
+        rows = self.batch_size or (self.batch_tokens or 0) // self.max_length
+        batches = -(-len(order) // (rows * world_size)) * world_size
+        pieces = np.array_split(order, min(len(order), batches))[rank::world_size]
+        specs = [
+            MicroBatch(0, -1, micro, piece, StepTotals(int(lengths[piece].sum()), int(predictions[piece].sum())))
+            for micro, piece in enumerate(pieces)
+        ]
+        return self._loader(self._rows(valid, VALID_SEED), specs)
+
+    def prepare_data(self) -> None:
+        """Lightning's hook on the first process of a node: fills the cache."""
+        self.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lightning's hook on every process: loads the cache."""
+        self.prepare()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The rest of training, for the trainer's rank, world size and accumulation."""
+        trainer = self._attached()
+        share = (trainer.world_size, trainer.accumulate_grad_batches)
+        start, end = self.start_step, self.end_step
+        if end is None and trainer.max_steps >= 0:
+            end = trainer.max_steps
+        elif end is None and trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            end = trainer.max_epochs * self.plan(*share).steps_per_epoch
+        return self.train_stream(trainer.global_rank, *share, trainer.global_step if start is None else start, end)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The held-out batches for the trainer's rank; an empty list when none are held out."""
+        trainer = self._attached()
+        return self.valid_stream(trainer.global_rank, trainer.world_size) or []
+
+    def _attached(self) -> pl.Trainer:
+        if self.trainer is None:
+            raise RuntimeError("no trainer is attached; use train_stream() and valid_stream() without one")
+        return self.trainer
+
+    def _counts(self, split: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+        lengths = column(split, "length")
+        return lengths, self.masker.predictions(lengths, column(split, "maskable"))
+
+    def _rows(self, split: datasets.Dataset, seed: int) -> MaskedRows:
+        pad = self.tokenizer.pad_token_id
+        return MaskedRows(
+            split, self.masker, seed=seed, max_length=self.max_length, pad_token_id=0 if pad is None else pad
+        )
+
+    def _loader(self, rows: MaskedRows, specs: Sampler[MicroBatch] | Sequence[MicroBatch]) -> DataLoader[Batch]:
+        return DataLoader(
+            rows,
+            sampler=specs,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,86 @@
+"""From the specification of a micro-batch to its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from distillkit.data.masking import TokenMasker
+from distillkit.data.plan import BatchPlan, MicroBatch, padded_length
+from distillkit.types import IGNORE_INDEX, Batch
+
+
+class MaskedRows(Dataset[Batch]):
+    """Map-style data set whose index is a MicroBatch: reads its rows from Arrow, masks and pads them.
+
+    Nothing here is random or kept between calls, so any number of workers gives the same batches.
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, masker: TokenMasker, *, seed: int, max_length: int, pad_token_id: int
+    ) -> None:
+        """Hold the memory-mapped rows; a worker process maps the same pages.
+
+        Args:
+            rows: of a PreparedData split, with a column input_ids.
+            masker: draws the masks.
+            seed: of the masks.
+            max_length: no batch is padded beyond it.
+            pad_token_id: id at positions that are not attended.
+        """
+        self._rows = rows.select_columns(["input_ids"]).with_format("arrow")
+        self._masker, self._seed, self._max_length, self._pad_token_id = masker, seed, max_length, pad_token_id
+
+    def __len__(self) -> int:
+        """Number of rows (an index is a MicroBatch of them)."""
+        return len(self._rows)
+
+    def __getitem__(self, spec: MicroBatch) -> Batch:
+        """Build the batch [B, T], T the longest row rounded up to a multiple of 8 but at most max_length."""
+        column = self._rows[spec.rows.tolist()].column("input_ids").combine_chunks()
+        lengths = column.value_lengths().to_numpy()
+        rows = np.split(column.flatten().to_numpy(), np.cumsum(lengths)[:-1])
+        width = int(padded_length(lengths.max(), self._max_length))
+        input_ids = np.full((len(rows), width), self._pad_token_id, dtype=np.int64)
+        labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
+        for line, (row, index) in enumerate(zip(rows, spec.rows.tolist(), strict=True)):
+            masked, label = self._masker.mask(row, seed=self._seed, epoch=spec.epoch, index=index)
+            input_ids[line, : len(row)], labels[line, : len(row)] = masked, label
+        attended = np.arange(width) < lengths[:, None]
+        return Batch(
+            torch.from_numpy(input_ids),
+            None if attended.all() else torch.from_numpy(attended.astype(np.int64)),
+            torch.from_numpy(labels),
+            spec.step,
+            spec.micro,
+            spec.totals,
+        )
+
+
+class PlanSampler(Sampler[MicroBatch]):
+    """One rank's micro-batches from start_batch to end_batch, once.
+
+    A second full pass yields nothing: the stream is the whole rest of training, so a trainer that counts epochs of
+    its own finds them empty instead of training on the same batches again.
+    """
+
+    def __init__(self, plan: BatchPlan, *, rank: int, start_batch: int, end_batch: int | None) -> None:
+        """See BatchPlan.micro_batches for the arguments."""
+        self._plan, self._rank, self._start, self._end = plan, rank, start_batch, end_batch
+        self._finished = False
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        """Yield the micro-batches in order."""
+        if not self._finished:
+            yield from self._plan.micro_batches(self._rank, self._start, self._end)
+            self._finished = True
+
+    def __len__(self) -> int:
+        """Remaining micro-batches of this rank; TypeError when the stream has no end."""
+        if self._end is None:
+            raise TypeError("the stream has no end")
+        return max(0, self._end - self._start)

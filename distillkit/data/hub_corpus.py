@@ -1,0 +1,88 @@
+"""Text from a data set of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from distillkit.data.checks import digest
+from distillkit.data.corpus import require_text_column
+from distillkit.data.splitting import Splits, check_fraction, quiet, read_documents, split_documents
+from distillkit.errors import DataError
+
+
+class HubCorpus:
+    """A data set of the Hugging Face hub (or a local folder in its layout), kept in the hub's own cache.
+
+    Args:
+        name: e.g. "Salesforce/wikitext".
+        config: e.g. "wikitext-103-raw-v1"; None takes the only one.
+        split: the documents to train on.
+        text_column: the string column that holds the documents.
+        valid_split: the held-out documents; None holds out a part of `split`.
+        valid_fraction: which part, in (0, 1), chosen by a hash of each document.
+
+    Raises:
+        ConfigError: valid_fraction is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        split: str = "train",
+        text_column: str = "text",
+        valid_split: str | None = None,
+        valid_fraction: float = 0.05,
+    ) -> None:
+        check_fraction(valid_fraction)
+        self.name, self.config, self.split, self.text_column = name, config, split, text_column
+        self.valid_split, self.valid_fraction = valid_split, valid_fraction
+
+    def fingerprint(self) -> dict[str, Any]:
+        """SHA-256 of the data set's Arrow files, and the options; loads it. DataError when that fails."""
+        loaded = [self._train, *([] if self._valid is None else [self._valid])]
+        files = [digest(Path(file["filename"]), key="data.name") for part in loaded for file in part.cache_files]
+        options = {"split": self.split, "valid_split": self.valid_split, "valid_fraction": self.valid_fraction}
+        return {"format": "hub", "files": files, "text_column": self.text_column, **options}
+
+    def splits(self, cache_dir: Path) -> Splits:
+        """Read the documents.
+
+        Raises:
+            DataError: the data set cannot be loaded, lacks the column, or holds no text.
+        """
+        train = read_documents(self._train, self.text_column, cache_dir / "train.arrow", key="data.name")
+        blank = len(self._train) - len(train)
+        if self._valid is None:
+            return split_documents(train, self.valid_fraction, blank=blank)
+        valid = read_documents(self._valid, self.text_column, cache_dir / "valid.arrow", key="data.name")
+        blank += len(self._valid) - len(valid)
+        return Splits(train.select_columns(["text"]), valid.select_columns(["text"]), blank)
+
+    @cached_property
+    def _train(self) -> datasets.Dataset:
+        return self._load(self.split)
+
+    @cached_property
+    def _valid(self) -> datasets.Dataset | None:
+        return None if self.valid_split is None else self._load(self.valid_split)
+
+    def _load(self, split: str) -> datasets.Dataset:
+        try:
+            with quiet():
+                # datasets 5 runs no code of a data set; saying so keeps an older one from asking
+                loaded = datasets.load_dataset(self.name, self.config, split=split, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"cannot be loaded: {error}",
+                key="data.name",
+                value=self.name,
+                fix="check data.name, data.config, the split and the network",
+            ) from error
+        columns = {name: str(getattr(feature, "dtype", "nested")) for name, feature in loaded.features.items()}
+        require_text_column(self.text_column, columns, self.name)
+        return loaded

@@ -1,0 +1,127 @@
+"""Documents out of raw rows, and the held-out ones among them, before anything is tokenized."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+
+from distillkit.errors import ConfigError, DataError
+
+DOCUMENTS_PER_BATCH = 256
+"""Documents held in memory at a time."""
+
+_FEATURES = datasets.Features({"text": datasets.Value("large_string"), "place": datasets.Value("float64")})
+
+Reader = Callable[[list[Any], list[int]], list[str | None]]
+"""Turns raw values and their row numbers into texts."""
+
+
+class Splits(NamedTuple):
+    """Documents to train on and to hold out.
+
+    Attributes:
+        train: a column "text", one document a row, none blank.
+        valid: the same; None when nothing can be held out.
+        blank: how many blank documents were dropped.
+    """
+
+    train: datasets.Dataset
+    valid: datasets.Dataset | None
+    blank: int
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the datasets library's bars and log lines: what matters of them is in our errors."""
+    bars, logger = datasets.are_progress_bars_disabled(), logging.getLogger("datasets")
+    level = logger.level
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def read_documents(
+    raw: datasets.Dataset, column: str, cache_file: Path, *, key: str, read: Reader | None = None
+) -> datasets.Dataset:
+    """Strip the texts of a column and drop the blank ones.
+
+    Args:
+        raw: any columns.
+        column: where the text is.
+        cache_file: Arrow file to write the documents to.
+        key: the configuration key to name in an error.
+        read: turns the column's values into texts; default: they are texts.
+
+    Returns:
+        Columns "text" and "place" (the document's place in [0, 1), from its SHA-256).
+
+    Raises:
+        DataError: no document is left.
+    """
+    with quiet():
+        documents = raw.select_columns([column]).map(
+            partial(_strip, column=column, read=read),
+            with_indices=True,
+            batched=True,
+            batch_size=DOCUMENTS_PER_BATCH,
+            writer_batch_size=DOCUMENTS_PER_BATCH,
+            remove_columns=[column],
+            features=_FEATURES,
+            cache_file_name=str(cache_file),
+            load_from_cache_file=False,
+            new_fingerprint=cache_file.stem,
+        )
+    if len(documents) == 0:
+        raise DataError("nothing but blank documents", key=key, fix="give a corpus with text in it")
+    return documents
+
+
+def _strip(batch: dict[str, list[Any]], rows: list[int], *, column: str, read: Reader | None) -> dict[str, list[Any]]:
+    values = batch[column] if read is None else read(batch[column], rows)
+    texts = [text for value in values if (text := (value or "").strip("\ufeff \t\r\n\v\f"))]
+    return {"text": texts, "place": [_place(text) for text in texts]}
+
+
+def _place(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def check_fraction(valid_fraction: float) -> None:
+    """Raise ConfigError unless 0 < valid_fraction < 1."""
+    if not 0 < valid_fraction < 1:
+        raise ConfigError(
+            "not a share of the documents",
+            key="data.valid_fraction",
+            value=valid_fraction,
+            allowed="(0, 1)",
+            fix="set data.valid_fraction=0.05",
+        )
+
+
+def split_documents(documents: datasets.Dataset, valid_fraction: float, *, blank: int) -> Splits:
+    """Hold out the documents whose place is below valid_fraction: at least one, never all.
+
+    The place depends on the text alone, so a document stays on its side when the corpus grows or moves, and equal
+    documents share a side. With a single (distinct) document nothing is held out.
+    """
+    place = np.asarray(documents.with_format("numpy")["place"][:])
+    documents = documents.select_columns(["text"])
+    if place.min() == place.max():
+        return Splits(documents, None, blank)
+    held = place <= max(np.nextafter(valid_fraction, 0), place.min())
+    if held.all():
+        held = place < place.max()
+    return Splits(documents.select(np.flatnonzero(~held)), documents.select(np.flatnonzero(held)), blank)

@@ -1,0 +1,90 @@
+"""Held-out figures that need no task: how well the student fills masks and how closely it follows the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillkit.meters import TermMeter
+from distillkit.objective import HiddenSource, MaskedLMTerm, Objective, SoftTargetTerm, Term
+from distillkit.types import IGNORE_INDEX, Batch, LossSum
+
+
+class Top1Term(Term):
+    """Predicted positions where the student's best token is the right one."""
+
+    needs_teacher = False
+
+    def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> LossSum:
+        """Args: [N, V], ignored, [N]."""
+        chosen = labels != IGNORE_INDEX
+        return LossSum((student_logits.argmax(-1) == labels)[chosen].sum().float(), chosen.sum())
+
+
+class AgreementTerm(Term):
+    """Predicted positions where student and teacher name the same best token."""
+
+    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> LossSum:
+        """Args: [N, V], [N, V], [N]."""
+        chosen = labels != IGNORE_INDEX
+        same = student_logits.argmax(-1) == teacher_logits.argmax(-1)
+        return LossSum(same[chosen].sum().float(), chosen.sum())
+
+
+def intrinsic_terms(with_teacher: bool) -> dict[str, Term]:
+    """The held-out metrics as terms, all means over the predicted positions.
+
+    Args:
+        with_teacher: also the two that compare with a teacher.
+
+    Returns:
+        mlm_loss (nats) and top1 (share); with a teacher agreement (share) and kl (nats, temperature 1).
+    """
+    terms: dict[str, Term] = {"mlm_loss": MaskedLMTerm(), "top1": Top1Term()}
+    if with_teacher:
+        terms |= {"agreement": AgreementTerm(), "kl": SoftTargetTerm(temperature=1.0, positions="predicted")}
+    return terms
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    teacher: HiddenSource | None = None,
+    terms: Mapping[str, Term] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Runs the held-out batches through a model and returns its figures.
+
+    Args:
+        model: a masked-LM model on the batches' device; put in eval mode and back as it was.
+        batches: held-out micro-batches (`MaskedLMDataModule.val_dataloader`).
+        teacher: to compare with, or None.
+        terms: instead of `intrinsic_terms`.
+        on_batch: called with the number of batches done, for progress.
+
+    Returns:
+        name -> mean over predicted positions, and perplexity = exp(mlm_loss). Empty without any batch.
+    """
+    terms = terms if terms is not None else intrinsic_terms(teacher is not None)
+    objective, meter = Objective(terms), TermMeter(list(terms))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for done, batch in enumerate(batches, start=1):
+                meter.update(objective.evaluate(model, teacher, batch, terms).sums)
+                if on_batch is not None:
+                    on_batch(done)
+    finally:
+        model.train(training)
+    return with_perplexity(meter.means())
+
+
+def with_perplexity(means: dict[str, float]) -> dict[str, float]:
+    """Adds perplexity = exp(mlm_loss) where there is an mlm_loss."""
+    return means | ({"perplexity": math.exp(means["mlm_loss"])} if "mlm_loss" in means else {})

@@ -1,0 +1,119 @@
+"""Models side by side: size and held-out figures, as data and as a table."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from distillkit.data.datamodule import MaskedLMDataModule
+from distillkit.evaluation.intrinsic import evaluate_model
+from distillkit.objective import HiddenSource
+from distillkit.students.counting import count_parameters
+from distillkit.types import Batch
+
+COLUMNS = {
+    "unique_parameters": ("unique parameters", "{:,}"),
+    "nominal_parameters": ("nominal parameters", "{:,}"),
+    "mlm_loss": ("held-out MLM loss", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.1f}"),
+    "top1": ("top-1", "{:.1%}"),
+    "agreement": ("agreement", "{:.1%}"),
+    "kl": ("KL", "{:.3f}"),
+}
+
+
+def describe_model(model: PreTrainedModel) -> dict[str, Any]:
+    """Class and sizes of a model as plain values.
+
+    Args:
+        model: any masked-LM model.
+
+    Returns:
+        class, unique_parameters (distinct weights), nominal_parameters (as if no layer were shared), parts
+        (unique parameters per part), layers, hidden_size, vocabulary.
+    """
+    count = count_parameters(model)
+    return {
+        "class": type(model).__name__,
+        "unique_parameters": count.unique,
+        "nominal_parameters": count.nominal,
+        "parts": count.parts,
+        "layers": model.config.num_hidden_layers,
+        "hidden_size": model.config.hidden_size,
+        "vocabulary": model.get_input_embeddings().weight.shape[0],
+    }
+
+
+def evaluate_side_by_side(
+    models: Mapping[str, PreTrainedModel],
+    data: MaskedLMDataModule,
+    *,
+    teacher: HiddenSource | None,
+    limit: int | float | None = None,
+    precision: str = "32-true",
+) -> dict[str, dict[str, Any]]:
+    """Held-out figures and sizes of several models on the same fixed masks.
+
+    Args:
+        models: name -> masked-LM model; one may be the teacher's own.
+        data: its held-out rows; without any only the sizes are given.
+        teacher: what agreement and KL compare with; not reported for the teacher itself.
+        limit: number (int) or share (float) of held-out micro-batches, None for all; as Lightning's.
+        precision: "bf16-mixed" computes under autocast, anything else in the models' dtype.
+
+    Returns:
+        name -> describe_model and evaluate_model's figures.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console(stderr=True)
+    if teacher is not None:
+        teacher.to(device)
+    figures = {}
+    for name, model in models.items():
+        loader = data.val_dataloader()
+        batches = 0 if not loader else limit_batches(limit, len(loader))
+        reference = None if teacher is None or model is teacher.model else teacher
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")),
+            console.status(f"evaluating {name}") as status,
+        ):
+            chosen = (move(batch, device) for batch in itertools.islice(loader or [], batches))
+            results = evaluate_model(
+                model.to(device), chosen, teacher=reference,
+                on_batch=lambda n, name=name, total=batches: status.update(f"evaluating {name} {n}/{total}"),
+            )  # fmt: skip
+        figures[name] = describe_model(model) | results
+    return figures
+
+
+def limit_batches(limit: int | float | None, available: int) -> int:
+    """How many of `available` batches Lightning's limit_val_batches stands for: a number, a share, or None for all."""
+    return min(limit, available) if isinstance(limit, int) else int(available * (1.0 if limit is None else limit))
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return batch._replace(
+        input_ids=batch.input_ids.to(device),
+        attention_mask=None if batch.attention_mask is None else batch.attention_mask.to(device),
+        labels=batch.labels.to(device),
+    )
+
+
+def print_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints one row a model to stdout; a cell without a figure shows a dash."""
+    shown = [column for column in COLUMNS if any(column in row for row in figures.values())]
+    table = Table("model", *(COLUMNS[column][0] for column in shown))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in figures.items():
+        table.add_row(name, *(COLUMNS[c][1].format(row[c]) if c in row else "-" for c in shown))
+    console = Console()
+    Console(width=console.width if sys.stdout.isatty() else 140).print(table)

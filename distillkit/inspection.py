@@ -1,0 +1,132 @@
+"""What can be said of a configuration or a model without training: the verbs info and evaluate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillkit import config, run
+from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.rundir import CONFIG, STUDENT
+from distillkit.teachers import check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
+
+_GROUPS = ("teacher", "data", "masking")
+
+
+def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Builds everything a run would, checks it, and says what it is.
+
+    Args:
+        cfg: settled and validated.
+
+    Returns:
+        Plain values: teacher, student (sizes, layer_map, transfer), data (rows, tokens ...), run (steps per epoch,
+        epochs, tokens per step).
+
+    Raises:
+        ConfigError, TeacherError, DataError: as train would.
+    """
+    parts = run.build(cfg)
+    trainer = cfg["trainer"]
+    ranks = int(trainer["devices"]) * trainer["num_nodes"] if str(trainer["devices"]).isdigit() else 1
+    plan = parts.data.plan(ranks, trainer["accumulate_grad_batches"])
+    epochs = trainer["max_epochs"]
+    steps = trainer["max_steps"] if trainer["max_steps"] > 0 else epochs * plan.steps_per_epoch
+    report = parts.student.report.to_dict()
+    return {
+        "teacher": {"path": cfg["teacher"]["path"]} | describe_model(parts.teacher.model) if parts.teacher else None,
+        "student": describe_model(parts.student.model) | {"transfer": report, "summary": parts.student.report.summary()},
+        "data": parts.data.prepare().stats,
+        "run": {
+            "dir": cfg["run"]["dir"],
+            "steps": steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "epochs": round(steps / plan.steps_per_epoch, 3),
+            "rows_dropped_per_epoch": plan.dropped_rows,
+            "sequences_per_step": (cfg["data"]["batch_size"] or 0) * ranks * trainer["accumulate_grad_batches"] or None,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """`inspect`'s facts as lines a person reads."""
+    lines = []
+    for name in ("teacher", "student"):
+        model = facts[name]
+        if model is None:
+            lines.append(f"{name}: none")
+            continue
+        parts = ", ".join(f"{part} {count:,}" for part, count in model["parts"].items())
+        lines.append(
+            f"{name}: {model['class']}, {model['layers']} layers of {model['hidden_size']},"
+            f" {model['unique_parameters']:,} parameters ({parts}); {model['nominal_parameters']:,} nominal"
+        )
+    lines += [f"  {line}" for line in facts["student"]["summary"]]
+    for name in ("data", "run"):
+        lines.append(f"{name}:")
+        lines += [f"  {key}: {value}" for key, value in _flat(facts[name])]
+    return "\n".join(lines)
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{key} ")
+        else:
+            pairs.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int) else value))
+    return pairs
+
+
+def evaluate(
+    folders: list[str], composed: dict[str, Any] | None, overrides: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Held-out figures of runs' students and of models, with the teachers they are compared with.
+
+    Args:
+        folders: runs' or models' folders, or hub names of models.
+        composed: evaluate.yaml with the overrides; needed for models, and for runs when a group is overridden.
+        overrides: as typed; for a run they change its own configuration.
+
+    Returns:
+        name -> figures, in the order given, each teacher before its first student.
+
+    Raises:
+        TeacherError, DataError, ConfigError: what does not load or fit.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    seen = set()
+    for folder in folders:
+        cfg = _evaluation_config(folder, composed, overrides)
+        path = os.path.join(folder, STUDENT) if os.path.isfile(os.path.join(folder, CONFIG)) else folder
+        model, tokenizer = load_model(path, key="MODEL_DIR"), load_tokenizer(path, key="MODEL_DIR")
+        check_vocabulary(tokenizer, model, key="MODEL_DIR")
+        teacher = run.build_teacher(cfg)
+        if teacher is not None:
+            check_same_vocabulary(tokenizer, load_tokenizer(cfg["teacher"]["path"]), key="MODEL_DIR")
+        data = run.build_data(cfg, tokenizer)
+        shown = (cfg["teacher"]["path"], data.prepare().key)
+        models = {f"teacher {shown[0]}": teacher.model} if teacher is not None and shown not in seen else {}
+        seen.add(shown)
+        figures |= evaluate_side_by_side(
+            models | {folder: model}, data, teacher=teacher, limit=cfg["trainer"]["limit_val_batches"]
+        )
+    return figures
+
+
+def _evaluation_config(folder: str, composed: dict[str, Any] | None, overrides: list[str]) -> dict[str, Any]:
+    """A run's own configuration with the changes asked for; for a plain model the composed one."""
+    if not os.path.isfile(os.path.join(folder, CONFIG)):
+        assert composed is not None
+        return composed
+    import yaml
+
+    own = yaml.safe_load((Path(folder) / CONFIG).read_text())
+    chosen = {override.partition("=")[0] for override in overrides} & set(_GROUPS)
+    own |= {group: composed[group] for group in chosen if composed is not None}
+    rest = [override for override in overrides if override.partition("=")[0].partition(".")[0] not in chosen]
+    return config.with_changes(own, rest)

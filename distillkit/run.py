@@ -1,0 +1,311 @@
+"""A run as a walk: teacher, student, data, objective, Trainer, fit, export, evaluation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distillkit import __version__, config
+from distillkit.data.datamodule import MaskedLMDataModule
+from distillkit.errors import ConfigError, DistillkitError, NumericalError, RunStateError, StorageError
+from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.objective import Objective
+from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
+from distillkit.students.transfer import BuiltStudent
+from distillkit.teachers import (
+    Teacher,
+    check_same_vocabulary,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+)
+from distillkit.training.callbacks import Checkpointer
+from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good, written_atomically
+from distillkit.training.loggers import MetricsFile
+from distillkit.training.module import DistillationModule
+
+RESUMABLE_CHANGES = (
+    "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
+    "data.num_proc", "data.cache_dir",
+)  # fmt: skip
+"""Keys that may change on resume: they alter no batch, no mask and no step already taken."""
+
+
+@dataclass
+class Parts:
+    """What a configuration describes, built and checked.
+
+    Attributes:
+        teacher: None with teacher=none.
+        tokenizer: of teacher and student.
+        student: the model and the account of its weights.
+        data: prepared: tokenized, packed, cached.
+        objective: the weighted terms.
+    """
+
+    teacher: Teacher | None
+    tokenizer: PreTrainedTokenizerBase
+    student: BuiltStudent
+    data: MaskedLMDataModule
+    objective: Objective
+
+
+def is_first_rank() -> bool:
+    """Whether this process owns lock, folders and reports; the other ranks are started with LOCAL_RANK or RANK set."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def build(cfg: dict[str, Any]) -> Parts:
+    """Builds every part of a run and checks what only the loaded parts can tell. Cheap checks come first.
+
+    Args:
+        cfg: settled and validated.
+
+    Returns:
+        Parts.
+
+    Raises:
+        ConfigError, TeacherError, DataError: the first thing that does not fit.
+    """
+    teacher = build_teacher(cfg)
+    tokenizer = build_tokenizer(cfg, teacher)
+    if teacher is not None:
+        _check_positions(teacher.model, cfg["data"]["max_length"])
+    student = build_student(cfg, teacher, tokenizer)
+    objective = build_objective(cfg, student.model, teacher)
+    data = build_data(cfg, tokenizer)
+    data.prepare()
+    return Parts(teacher, tokenizer, student, data, objective)
+
+
+def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
+    """The frozen teacher; None with teacher=none."""
+    return instantiate(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
+
+
+def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of tokenizer.path, else the teacher's, else student.init_from's, checked against the teacher's."""
+    path = cfg["tokenizer"]["path"] or cfg["teacher"]["path"] or cfg["student"]["init_from"]
+    tokenizer = load_tokenizer(path, key="tokenizer.path" if cfg["tokenizer"]["path"] else "teacher.path")
+    if teacher is not None:
+        check_vocabulary(tokenizer, teacher.model, key="teacher.path")
+        if path != cfg["teacher"]["path"]:
+            own = load_tokenizer(cfg["teacher"]["path"], key="teacher.path")
+            check_same_vocabulary(tokenizer, own, key="tokenizer.path")
+    return tokenizer
+
+
+def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTrainedTokenizerBase) -> BuiltStudent:
+    """The student, from student.init_from or the teacher; fresh weights follow from the seed."""
+    options = dict(cfg["student"])
+    init_from = options.pop("init_from")
+    options.pop("path", None)
+    if init_from:
+        new_head = options.get("new_head", False)
+        source = load_model(init_from, key="student.init_from", **({"new_head": True} if new_head else {}))
+        check_vocabulary(tokenizer, source, key="student.init_from")
+        check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
+        _check_positions(source, cfg["data"]["max_length"])
+    else:
+        assert teacher is not None
+        source = teacher.model
+    torch.manual_seed(cfg["seed"])
+    return instantiate(options)(source)
+
+
+def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teacher | None) -> Objective:
+    """The weighted terms; without a teacher those that work without one."""
+    terms = {name: instantiate(term) for name, term in cfg["loss"]["terms"].items()}
+    if teacher is None:
+        terms = {name: term for name, term in terms.items() if not term.needs_teacher}
+    width = None if teacher is None else teacher.hidden_size
+    return Objective(terms, student_width=student.config.hidden_size, teacher_width=width)
+
+
+def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> MaskedLMDataModule:
+    """The data module over the configured corpus; nothing is read yet."""
+    options = cfg["data"]
+    names = ("max_length", "batch_size", "batch_tokens", "packing", "num_workers", "num_proc", "cache_dir")
+    return MaskedLMDataModule(
+        instantiate(options["corpus"]),
+        tokenizer,
+        masker=instantiate(cfg["masking"])(tokenizer),
+        seed=cfg.get("seed", 0),
+        **{name: options[name] for name in names},
+    )
+
+
+def _check_positions(model: PreTrainedModel, max_length: int) -> None:
+    """Refuses rows longer than the model's positions; RoBERTa-like models spend padding_idx + 1 of them."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    positions = model.config.max_position_embeddings
+    if table is not None and table.padding_idx is not None:
+        positions -= table.padding_idx + 1
+    if max_length > positions:
+        raise ConfigError(
+            "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",
+            fix=f"set data.max_length={positions}",
+        )  # fmt: skip
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Runs a new run from its first step to its evaluation.
+
+    Args:
+        cfg: settled and validated.
+        overrides: as typed, for the record.
+
+    Returns:
+        The evaluation, as in evaluation.json; empty on ranks beyond the first.
+
+    Raises:
+        DistillkitError: with the exit code to end with.
+    """
+    with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
+        parts = build(cfg)
+        folder.write_config(cfg, overrides, _facts(parts))
+        folder.event("start", step=0, version=__version__)
+        return _fit(cfg, parts, folder, None)
+
+
+def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
+    """Continues a run from its newest whole checkpoint, bit for bit.
+
+    Args:
+        run_dir: the run's folder.
+        overrides: `key=value`, only keys of RESUMABLE_CHANGES.
+
+    Returns:
+        The evaluation; None when the run had finished already.
+
+    Raises:
+        RunStateError: not a run, in use, or the configuration or corpus differ; the differences are named.
+    """
+    with RunFolder(run_dir, new=False, held=is_first_rank()) as folder:
+        facts = folder.facts
+        began, here = facts["config"], str(folder.path.resolve())
+        began = config.relocated(began, began["run"]["dir"], here)
+        stored = folder.config
+        cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
+        config.validate(cfg)
+        _refuse_changes(began, cfg)
+        steps = cfg["trainer"]["max_steps"]
+        if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
+            return None
+        parts = build(cfg)
+        now = _facts(parts)
+        if now["corpus"] != facts["corpus"]:
+            raise RunStateError("the corpus is not the one the run began with", key="data.path",
+                                value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
+        if now["threads"] != facts["threads"]:
+            _say(f"warning: {now['threads']} threads instead of {facts['threads']}: sums round differently, so the run"
+                 f" will not be identical; set OMP_NUM_THREADS={facts['threads']}")  # fmt: skip
+        checkpoint = newest_good(folder.path / CHECKPOINTS, on_skip=lambda error: _say(f"warning: skipped {error}"))
+        step = checkpoint_step(checkpoint) if checkpoint else 0
+        if 0 < steps < step:
+            raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
+                                allowed=f">= {step}")  # fmt: skip
+        folder.write_config(cfg, overrides, now)
+        folder.event("resume", step=step)
+        _say(f"resuming {folder.path} at step {step}")
+        return _fit(cfg, parts, folder, checkpoint)
+
+
+def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = {k: v for k, v in config.differences(old, new).items() if k not in RESUMABLE_CHANGES}
+    if changed:
+        text = ", ".join(f"{key}: {before} -> {after}" for key, (before, after) in changed.items())
+        raise RunStateError(
+            f"a resumed run keeps its configuration; changed: {text}", key="resume", value=next(iter(changed)),
+            allowed=f"changes of {', '.join(RESUMABLE_CHANGES)}", fix="start a new run with train",
+        )  # fmt: skip
+
+
+def _facts(parts: Parts) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "threads": torch.get_num_threads(),
+        "corpus": parts.data.prepare().key,
+        "data": parts.data.prepare().stats,
+        "student": describe_model(parts.student.model),
+        "transfer": parts.student.report.to_dict(),
+    }
+
+
+def _fit(cfg: dict[str, Any], parts: Parts, folder: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
+    trainer = build_trainer(cfg, folder, checkpoint)
+    module = build_module(cfg, parts)
+    try:
+        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        raise _worker_error(error) from error
+    if not trainer.is_global_zero:
+        return {}
+    export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
+    models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
+    figures = evaluate_side_by_side(
+        models, parts.data, teacher=parts.teacher, limit=cfg["trainer"]["limit_val_batches"],
+        precision=cfg["trainer"]["precision"],
+    )  # fmt: skip
+    folder.write_evaluation(figures)
+    folder.event("finish", step=trainer.global_step)
+    return figures
+
+
+def _worker_error(error: RuntimeError) -> Exception:
+    if "DataLoader worker" in str(error):
+        return StorageError(f"a data worker died: {str(error).splitlines()[0]}", fix="distillkit resume RUN_DIR")
+    return error
+
+
+def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:
+    """Lightning's Trainer with the configured keys, the run's checkpoints and its loggers."""
+    callbacks = [instantiate(c) for c in cfg["callbacks"].values()]
+    callbacks.append(Checkpointer(folder.path / CHECKPOINTS, on_event=folder.event, **cfg["checkpoint"]))
+    loggers = [instantiate(c) for c in cfg["logger"].values()] if folder.held else []
+    loggers.append(MetricsFile(folder.path / METRICS, resumed_step=checkpoint_step(checkpoint) if checkpoint else None))
+    return instantiate(
+        cfg["trainer"], callbacks=callbacks, logger=loggers, plugins=[DirectoryCheckpointIO()],
+        default_root_dir=str(folder.path), _convert_="all",
+    )  # fmt: skip
+
+
+def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
+    """The Lightning module over built parts."""
+    return DistillationModule(
+        parts.student.model,
+        parts.objective,
+        teacher=parts.teacher,
+        optimizer=instantiate(cfg["optimizer"]),
+        scheduler=instantiate(cfg["scheduler"]),
+        seed=cfg["seed"],
+    )
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a plain Hugging Face folder, whole or not at all.
+
+    Args:
+        model: loads with AutoModelForMaskedLM in a process without distillkit.
+        tokenizer: saved beside it.
+        folder: replaced when it exists.
+    """
+    with written_atomically(folder) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+
+def _say(text: str) -> None:
+    if is_first_rank():
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""A run's folder: who holds it, what was configured, what happened in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from distillkit.errors import RunStateError, StorageError
+
+CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
+    "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json",
+)  # fmt: skip
+CHECKPOINTS, STUDENT, METRICS, ERRORS, _LOCK = "checkpoints", "student", "metrics.csv", "error.log", ".lock"
+
+
+class RunFolder:
+    """One run's folder, held by one process at a time; a context manager.
+
+    Leaving it with an exception writes error.log; a folder in which no run was started is otherwise left as found.
+
+    Args:
+        path: of the folder.
+        new: True to make it (it must not hold anything yet), False for a run that exists.
+        held: False on ranks beyond the first, which neither lock nor write.
+
+    Raises:
+        RunStateError: in use (with the holder's pid), not empty, or not a run.
+        StorageError: cannot be made or written.
+    """
+
+    def __init__(self, path: str | Path, *, new: bool, held: bool = True) -> None:
+        self.path, self.held = Path(path), held
+        self._lock: IO[str] | None = None
+        self._made: list[Path] = []
+        if not held:
+            return
+        if not new and not (self.path / CONFIG).is_file():
+            raise RunStateError("not a run's folder", key="RUN_DIR", value=self.path, fix="name a folder made by train")
+        try:
+            if new:
+                self._make()
+            self._take()
+        except OSError as error:
+            raise StorageError(
+                f"cannot be written: {error.strerror}", key="run.dir", value=self.path, fix="choose another run.dir"
+            ) from error
+        if new:
+            self._refuse_content()
+
+    def _make(self) -> None:
+        folder = self.path
+        while not folder.exists():
+            self._made.append(folder)
+            folder = folder.parent
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def _take(self) -> None:
+        # lockf, not flock: a lock held by flock survives in forked data workers after a kill
+        self._lock = (self.path / _LOCK).open("a+")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise RunStateError(
+                f"in use by process {holder}", key="run.dir", value=self.path, fix="wait for it, or choose another run.dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _refuse_content(self) -> None:
+        content = sorted(p.name for p in self.path.iterdir() if p.name not in (_LOCK, ERRORS))
+        if content:
+            self.release()
+            started = CONFIG in content
+            raise RunStateError(
+                "holds a run already" if started else f"not empty ({content[0]})", key="run.dir", value=self.path,
+                fix=f"distillkit resume {self.path}" if started else "choose another run.dir",
+            )  # fmt: skip
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not self.held:
+            return
+        if error is not None and not isinstance(error, SystemExit):
+            with contextlib.suppress(OSError):
+                (self.path / ERRORS).write_text("".join(traceback.format_exception(error)))
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of the folder; folders made here in which nothing else was written are removed."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                if self._made and [p.name for p in self.path.iterdir()] == [_LOCK]:
+                    (self.path / _LOCK).unlink()
+                for folder in self._made:
+                    folder.rmdir()
+            self._lock.close()
+            self._lock = None
+
+    # --- what is written -------------------------------------------------------------------------
+
+    def write_config(self, config: dict[str, Any], overrides: list[str], facts: dict[str, Any]) -> None:
+        """Writes config.yaml, overrides.yaml and run.json (facts, and the configuration again to compare with).
+
+        Args:
+            config: settled.
+            overrides: as typed.
+            facts: plain values that resume must find unchanged (the corpus), and what is good to know.
+        """
+        if self.held:
+            self._replace(OVERRIDES, yaml.safe_dump(overrides))
+            self._replace(FACTS, json.dumps(facts | {"config": config}, indent=1))
+            self._replace(CONFIG, yaml.safe_dump(config, sort_keys=False))  # last: it makes the folder a run
+
+    def write_evaluation(self, figures: dict[str, Any]) -> None:
+        """Writes evaluation.json."""
+        self._replace(EVALUATION, json.dumps(figures, indent=1))
+
+    def _replace(self, name: str, text: str) -> None:
+        staging = self.path / f".writing-{name}"
+        try:
+            with staging.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(self.path / name)
+        except OSError as error:
+            raise StorageError(f"cannot be written: {error.strerror}", key="file", value=self.path / name) from error
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
+        if self.held:
+            with (self.path / EVENTS).open("a") as file:
+                file.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
+
+    # --- what is read ----------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml."""
+        return yaml.safe_load((self.path / CONFIG).read_text())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json."""
+        return json.loads((self.path / FACTS).read_text())
+
+    @property
+    def finished_step(self) -> int | None:
+        """The optimizer step the run has finished at, evaluated and exported; None while it has not."""
+        path = self.path / EVENTS
+        events = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+        last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "finish")), None)
+        return last["step"] if last and last["event"] == "finish" else None

@@ -1,0 +1,213 @@
+"""What happens around the steps: checkpoints and stopping in time, and the progress a person sees."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from distillkit.errors import Preempted
+from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_name, checkpoint_step
+from distillkit.training.module import DistillationModule
+from distillkit.types import Batch
+
+
+class Checkpointer(pl.Callback):
+    """Writes a checkpoint every n optimizer steps, at the last step, at each best validation and on SIGTERM.
+
+    A due checkpoint is written before the next micro-batch, after the validation of the same step if there is one,
+    so that a resumed run neither repeats nor misses that validation.
+
+    Args:
+        folder: the run's checkpoints.
+        every_n_steps: optimizer steps.
+        keep_last: how many of the newest to keep; the best is kept besides.
+        monitor: held-out metric, lower is better.
+        on_event: called with ("checkpoint", step=..., ...) after each write.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every_n_steps: int = 100,
+        keep_last: int = 2,
+        monitor: str = "valid/loss",
+        on_event: Callable[..., None] = lambda *args, **kwargs: None,
+    ) -> None:
+        self.folder, self.every_n_steps, self.keep_last = Path(folder), every_n_steps, keep_last
+        self.monitor, self.on_event = monitor, on_event
+        self.best: dict[str, float] | None = None
+        self._due = self._asked_to_stop = False
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation so far: step and value."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores `state_dict`."""
+        self.best = state_dict["best"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes SIGTERM and SIGINT over: Lightning's own handling stops in the middle of an accumulation."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:
+        if self._asked_to_stop and number == signal.SIGINT:  # the second Ctrl-C means now
+            raise KeyboardInterrupt
+        self._asked_to_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Notes whether this optimizer step is to be saved."""
+        if batch.micro == trainer.accumulate_grad_batches - 1:
+            stop = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
+            self._asked_to_stop = stop
+            step = trainer.global_step
+            self._due = stop or step % self.every_n_steps == 0 or step == trainer.max_steps
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Writes what is due from the step before."""
+        self._write_if_due(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes a best validation and writes what is due."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and (self.best is None or float(value) < self.best["value"]):
+            self.best = {"step": trainer.global_step, "value": float(value)}
+            self._due = True
+        self._write_if_due(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the last checkpoint."""
+        self._write_if_due(trainer, pl_module)
+
+    def _write_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._due:
+            return
+        self._due = False
+        assert isinstance(pl_module, DistillationModule)
+        pl_module.watch.check()
+        step = trainer.global_step
+        trainer.save_checkpoint(self.folder / checkpoint_name(step))
+        if trainer.is_global_zero:
+            self.on_event("checkpoint", step=step)
+            self._prune()
+        if self._asked_to_stop:
+            raise Preempted(
+                f"stopped after step {step} and saved", fix=f"continue with: distillkit resume {self.folder.parent}"
+            )
+
+    def _prune(self) -> None:
+        best = self.best["step"] if self.best else None
+        saved = sorted(self.folder.glob("step_*"))
+        for path in saved[: -self.keep_last] if self.keep_last > 0 else []:
+            if checkpoint_step(path) != best:
+                DirectoryCheckpointIO().remove_checkpoint(path)
+
+
+class ProgressReport(pl.Callback):
+    """A bar on a terminal, a line now and then elsewhere: steps, tokens/s, each raw term, time left.
+
+    Args:
+        seconds_between_lines: where stderr is not a terminal.
+    """
+
+    def __init__(self, seconds_between_lines: float = 2.5) -> None:
+        self.seconds_between_lines = seconds_between_lines
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._last_line = self._started = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar."""
+        self._started, self._first_step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero and self.console.is_terminal:
+            columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+            self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Moves the bar, or prints a line when it is time."""
+        if batch.micro != trainer.accumulate_grad_batches - 1 or not trainer.is_global_zero:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, figures=figures(pl_module))
+        elif time.perf_counter() - self._last_line > self.seconds_between_lines:
+            self._line(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Says that validation is going on."""
+        if trainer.is_global_zero and self._bar is None:
+            if time.perf_counter() - self._last_line > self.seconds_between_lines:
+                self._say(f"step {trainer.global_step}/{trainer.max_steps}  validating")
+        elif self._bar is not None:
+            self._bar.update(self._task, figures="validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One line of held-out figures."""
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            found = {k.removeprefix("valid/"): float(v) for k, v in trainer.callback_metrics.items() if "valid/" in k}
+            self._say(f"step {trainer.global_step}: held-out " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Closes the bar."""
+        if self._bar is None and trainer.is_global_zero:
+            self._line(trainer, pl_module)
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done = trainer.global_step - self._first_step
+        left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
+        self._say(f"step {trainer.global_step}/{trainer.max_steps}  {left:.0f} s left  {figures(pl_module)}")
+
+    def _say(self, text: str) -> None:
+        self._last_line = time.perf_counter()
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def figures(module: pl.LightningModule) -> str:
+    """The newest logged figures of a DistillationModule in one short line; empty before the first."""
+    latest: dict[str, float] = getattr(module, "latest", {})
+    shown = [f"{name.removeprefix('train/')} {value:.3f}" for name, value in latest.items() if "train/" in name]
+    speed = latest.get("tokens_per_second")
+    return "  ".join(([f"{speed:,.0f} tokens/s"] if speed else []) + shown)

@@ -1,0 +1,182 @@
+"""The Lightning module: teacher and student around one objective."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel
+
+from distillkit.evaluation.intrinsic import intrinsic_terms
+from distillkit.meters import TermMeter
+from distillkit.objective import HiddenSource, Objective
+from distillkit.training.numerics import FiniteWatch, clip_gradients
+from distillkit.training.optim import decay_groups
+from distillkit.types import Batch
+
+
+class DistillationModule(pl.LightningModule):
+    """Trains the student (and the objective's projection); works in any Lightning Trainer.
+
+    The teacher is no submodule: it reaches neither the optimizer nor the checkpoint nor DDP. Dropout draws are a
+    function of (seed, step, rank, micro-batch), so a resumed run repeats them; the global torch generator is re-seeded
+    at each micro-batch for that.
+
+    Args:
+        student: a masked-LM model.
+        objective: the weighted terms.
+        teacher: needed when a term compares with one; also used by the held-out metrics.
+        optimizer: called with the parameter groups.
+        scheduler: called with (optimizer, total_steps=...), or None for a constant rate.
+        seed: of the dropout draws.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: Objective,
+        *,
+        teacher: HiddenSource | None = None,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.student, self.objective, self.teacher = student, objective, teacher
+        self.make_optimizer, self.make_scheduler, self.seed = optimizer, scheduler, seed
+        self.watch = FiniteWatch(list(objective.terms))
+        self.meter = TermMeter(list(objective.terms))
+        self.valid_terms = {f"objective/{name}": term for name, term in objective.terms.items()} | intrinsic_terms(
+            teacher is not None
+        )
+        self.valid_meter = TermMeter(list(self.valid_terms))
+        self._resumed_step = 0
+        self._tokens, self._window_start = 0, 0.0
+
+    # --- data order and resume -------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Moves the teacher beside the student."""
+        self._teacher_here()
+
+    def on_validation_start(self) -> None:
+        """Moves the teacher beside the student."""
+        self._teacher_here()
+
+    def _teacher_here(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the open logging window; Lightning's loop state is left out, see `on_load_checkpoint`."""
+        checkpoint.pop("loops", None)
+        checkpoint["meter"] = self._reduced(self.meter.sums)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continues at the checkpoint's optimizer step.
+
+        Everything random follows from the step, and the data module serves the rest of training as one stream, so
+        the step is all the loop state there is. Lightning's own would replay epochs (its issue 21938).
+        """
+        checkpoint.pop("loops", None)
+        self._resumed_step = checkpoint["global_step"]
+        if self.global_rank == 0:  # the saved window is already the sum over ranks
+            self.meter.sums = checkpoint["meter"]
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            datamodule.start_step = self._resumed_step
+
+    def on_train_start(self) -> None:
+        """Tells the Trainer how far a resumed run is, so that max_steps, logs and validation go on counting."""
+        loop, step = self.trainer.fit_loop.epoch_loop, self._resumed_step
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
+        loop._batches_that_stepped = step
+        self._window_start = time.perf_counter()
+
+    # --- training --------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss [] whose gradients Lightning's averaging over micro-batches and ranks turns into the step's sum."""
+        words = np.random.SeedSequence([self.seed, batch.step, self.global_rank, batch.micro]).generate_state(2)
+        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+        output = self.objective(self.student, self.teacher, batch)
+        self.meter.update(output.sums)
+        self.watch.note_terms(output.sums, batch.step)
+        if batch.micro == 0:
+            self._tokens += batch.totals.attended
+        return output.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips with torch (Lightning refuses fused optimizers under bf16) and gates a non-finite update."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = clip_gradients(parameters, gradient_clip_val, gradient_clip_algorithm)
+        self.watch.guard_update(optimizer, norm, self.trainer.global_step)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, then logs the window's raw terms if this step is a logging step."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step + 1  # Lightning counts the step after this hook
+        if step % self.trainer.log_every_n_steps == 0:
+            self.watch.check()
+            self._log_window(step)
+
+    def _log_window(self, step: int) -> None:
+        means = self.meter.means(self._reduced)
+        self.meter.reset()
+        seconds = time.perf_counter() - self._window_start
+        self.latest = {f"train/{name}": value for name, value in means.items()}
+        self.latest["train/loss"] = self._weighted(means)
+        self.latest["tokens_per_second"] = self._tokens / max(seconds, 1e-9)
+        self.latest["lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log_dict(self.latest | {"step": float(step)}, rank_zero_only=True, batch_size=1)
+        self._tokens, self._window_start = 0, time.perf_counter()
+
+    # --- validation ------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the held-out sums anew; the clock of tokens/s stands still."""
+        self.valid_meter.reset()
+        self._paused = time.perf_counter()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds one held-out micro-batch."""
+        self.valid_meter.update(self.objective.evaluate(self.student, self.teacher, batch, self.valid_terms).sums)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the objective's value and the intrinsic metrics as valid/*."""
+        means = self.valid_meter.means(self._reduced)
+        raw = {name.removeprefix("objective/"): v for name, v in means.items() if name.startswith("objective/")}
+        metrics = {"valid/loss": self._weighted(raw)}
+        metrics |= {f"valid/{name}": v for name, v in means.items() if not name.startswith("objective/")}
+        self.log_dict(metrics | {"step": float(self.trainer.global_step)}, rank_zero_only=True, batch_size=1)
+        self._window_start += time.perf_counter() - self._paused
+
+    # --- optimization ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over decay groups, and the schedule over the whole run's optimizer steps."""
+        optimizer = self.make_optimizer(decay_groups(self.student, self.objective))
+        if self.make_scheduler is None:
+            return optimizer
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _weighted(self, means: dict[str, float]) -> float:
+        return sum(term.weight * means[name] for name, term in self.objective.terms.items() if name in means)
+
+    def _reduced(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
