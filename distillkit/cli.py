@@ -143,8 +143,7 @@ def _quiet() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
-    for name in ("pytorch_lightning", "lightning_fabric", "torch.distributed", "datasets", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # setting levels does not do: Lightning raises its own when it is imported
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", module=r"distillkit\..*")
     warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)

@@ -41,7 +41,6 @@ def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
         "student": describe_model(parts.student.model) | {"transfer": report, "summary": parts.student.report.summary()},
         "data": parts.data.prepare().stats,
         "run": {
-            "dir": cfg["run"]["dir"],
             "steps": steps,
             "steps_per_epoch": plan.steps_per_epoch,
             "epochs": round(steps / plan.steps_per_epoch, 3),

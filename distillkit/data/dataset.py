@@ -75,9 +75,11 @@ class PlanSampler(Sampler[MicroBatch]):
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """Yield the micro-batches in order."""
-        if not self._finished:
-            yield from self._plan.micro_batches(self._rank, self._start, self._end)
-            self._finished = True
+        if self._finished:
+            return
+        for done, spec in enumerate(self._plan.micro_batches(self._rank, self._start, self._end), self._start + 1):
+            self._finished = done == self._end  # before the last one: a trainer that knows the length asks for no more
+            yield spec
 
     def __len__(self) -> int:
         """Remaining micro-batches of this rank; TypeError when the stream has no end."""

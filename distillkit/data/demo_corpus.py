@@ -39,7 +39,7 @@ class DemoCorpus:
         held = np.arange(len(reviews)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
         train, valid = (
             read_documents(
-                raw.select(rows), "text", cache_dir / f"{name}.arrow", key="movie-reviews", read=_without_markup
+                raw.select(rows), "text", cache_dir / f"{name}.arrow", key="data", value="demo", read=_without_markup
             ).select_columns(["text"])
             for name, rows in (("train", reviews[~held]), ("valid", reviews[held]))
         )

@@ -55,11 +55,11 @@ class HubCorpus:
         Raises:
             DataError: the data set cannot be loaded, lacks the column, or holds no text.
         """
-        train = read_documents(self._train, self.text_column, cache_dir / "train.arrow", key="data.name")
+        train = read_documents(self._train, self.text_column, cache_dir / "train.arrow", key="data.name", value=self.name)
         blank = len(self._train) - len(train)
         if self._valid is None:
             return split_documents(train, self.valid_fraction, blank=blank)
-        valid = read_documents(self._valid, self.text_column, cache_dir / "valid.arrow", key="data.name")
+        valid = read_documents(self._valid, self.text_column, cache_dir / "valid.arrow", key="data.name", value=self.name)
         blank += len(self._valid) - len(valid)
         return Splits(train.select_columns(["text"]), valid.select_columns(["text"]), blank)
 

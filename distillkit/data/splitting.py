@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_documents(
-    raw: datasets.Dataset, column: str, cache_file: Path, *, key: str, read: Reader | None = None
+    raw: datasets.Dataset, column: str, cache_file: Path, *, key: str, value: object, read: Reader | None = None
 ) -> datasets.Dataset:
     """Strip the texts of a column and drop the blank ones.
 
@@ -62,7 +62,7 @@ def read_documents(
         raw: any columns.
         column: where the text is.
         cache_file: Arrow file to write the documents to.
-        key: the configuration key to name in an error.
+        key, value: the configuration key, and its value, to name in an error.
         read: turns the column's values into texts; default: they are texts.
 
     Returns:
@@ -85,7 +85,7 @@ def read_documents(
             new_fingerprint=cache_file.stem,
         )
     if len(documents) == 0:
-        raise DataError("nothing but blank documents", key=key, fix="give a corpus with text in it")
+        raise DataError("nothing but blank documents", key=key, value=value, fix="give a corpus with text in it")
     return documents
 
 

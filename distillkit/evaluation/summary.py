@@ -77,8 +77,8 @@ def evaluate_side_by_side(
         teacher.to(device)
     figures = {}
     for name, model in models.items():
-        loader = data.val_dataloader()
-        batches = 0 if not loader else limit_batches(limit, len(loader))
+        loader = data.valid_stream()
+        batches = 0 if loader is None else limit_batches(limit, len(loader))
         reference = None if teacher is None or model is teacher.model else teacher
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")),

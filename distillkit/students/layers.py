@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -89,13 +90,14 @@ def find_layers(model: PreTrainedModel) -> str:
 
 
 def copy_config(source: PreTrainedModel, dropout: float | None) -> PreTrainedConfig:
-    """A copy of the source's config, with every hidden and attention dropout set unless `dropout` is None.
+    """A float32 copy of the source's config, with every hidden and attention dropout set unless `dropout` is None.
 
     Raises:
         ConfigError: the dropout is out of range.
     """
     config = copy.deepcopy(source.config)
     check_dropout(dropout)
+    config.dtype = torch.float32
     if dropout is not None:
         for key in DROPOUT_KEYS:
             if hasattr(config, key):

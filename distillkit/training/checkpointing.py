@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from distillkit.errors import RunStateError, StorageError
 
 STATE, MANIFEST = "state.pt", "manifest.json"
-_UNFINISHED = ".writing-"
+_UNFINISHED, _DOOMED = ".writing-", ".removing-"
 
 
 def checkpoint_name(step: int) -> str:
@@ -68,7 +68,7 @@ class DirectoryCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes the folder; a kill in between leaves a leftover, never half a checkpoint."""
         folder = Path(path)
-        doomed = folder.with_name(f"{_UNFINISHED}{folder.name}")
+        doomed = folder.with_name(f"{_DOOMED}{folder.name}")
         shutil.rmtree(doomed, ignore_errors=True)
         folder.rename(doomed)
         shutil.rmtree(doomed)
@@ -129,7 +129,7 @@ def newest_good(folder: Path, on_skip: Callable[[RunStateError], None]) -> Path 
         folder: a run's checkpoints; leftovers of killed writes are removed from it.
         on_skip: told of each newer one that does not verify.
     """
-    for leftover in folder.glob(f"{_UNFINISHED}*"):
+    for leftover in [*folder.glob(f"{_UNFINISHED}*"), *folder.glob(f"{_DOOMED}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
     for candidate in sorted(folder.glob("step_*"), reverse=True):
         try:

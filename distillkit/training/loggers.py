@@ -56,6 +56,7 @@ class MetricsFile(Logger):
         """The run's config.yaml holds them."""
 
     def _rewrite(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         staging = self.path.with_suffix(".writing")
         with staging.open("w", newline="") as file:
             table = csv.DictWriter(file, self._fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +62,27 @@ class DistillationModule(pl.LightningModule):
         self._tokens, self._window_start = 0, 0.0
 
     # --- data order and resume -------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Makes Lightning see the whole run as one epoch, which is how the data module serves it.
+
+        max_epochs and a fractional val_check_interval mean epochs of the corpus: both are turned into numbers of
+        steps here. Validation comes after whole optimizer steps.
+        """
+        plan = getattr(getattr(self.trainer, "datamodule", None), "plan", None)
+        if stage != "fit" or plan is None:
+            return
+        trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
+        epoch = plan(trainer.world_size, accumulate)
+        if trainer.max_steps < 0:
+            trainer.fit_loop.epoch_loop.max_steps = (trainer.max_epochs or 1) * epoch.steps_per_epoch
+        trainer.fit_loop.max_epochs = -1
+        interval = trainer.val_check_interval
+        if isinstance(interval, float):
+            interval = int(interval * epoch.batches_per_epoch) * (trainer.check_val_every_n_epoch or 1)
+        if isinstance(interval, int):
+            trainer.val_check_interval = max(1, math.ceil(interval / accumulate)) * accumulate
+            trainer.check_val_every_n_epoch = None
 
     def on_fit_start(self) -> None:
         """Moves the teacher beside the student."""

@@ -45,7 +45,7 @@ class FiniteWatch:
         bad = ~norm.isfinite()
         self._note(torch.cat([bad.new_zeros(len(self.names) - 1), bad.reshape(1)]), step)
         if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.found_inf = bad.float().reshape(1)  # type: ignore[attr-defined]
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         else:
             self.check()
 

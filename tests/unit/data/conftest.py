@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,16 @@ def make_texts(count: int, *, longest: int = 60, seed: int = 0) -> list[str]:
     """Texts of 1 to `longest` known words."""
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS, size=rng.integers(1, longest + 1))) for _ in range(count)]
+
+
+@pytest.fixture(scope="session", name="make_tokenizer")
+def make_tokenizer_fixture() -> Callable[..., PreTrainedTokenizerFast]:
+    return make_tokenizer
+
+
+@pytest.fixture(scope="session", name="make_texts")
+def make_texts_fixture() -> Callable[..., list[str]]:
+    return make_texts
 
 
 @pytest.fixture(scope="session")

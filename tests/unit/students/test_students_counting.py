@@ -61,7 +61,8 @@ def test_unique_count_is_exact_when_layers_are_shared(size, encoder, masked_lm):
 
 
 @pytest.mark.parametrize(
-    ("embedding_size", "shared", "unshared"), [(64, 9.68, 87.65), (128, 11.68, 89.65), (256, 15.69, 93.65), (768, 31.71, 109.67)]
+    ("embedding_size", "shared", "unshared"),
+    [(64, 9.68, 87.65), (128, 11.68, 89.65), (256, 15.69, 93.65), (768, 31.71, 109.67)],
 )
 def test_counts_match_the_sharing_table_when_everything_is_shared(embedding_size, shared, unshared):
     counted = count(AlbertModel, AlbertConfig(embedding_size=embedding_size, **ALBERT["base"]))

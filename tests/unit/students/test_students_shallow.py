@@ -23,7 +23,9 @@ from distillkit.students import build_shallow
     ],
 )
 @pytest.mark.parametrize("layers", [[0, 3], [0, 2], [0, 1, 2, 3]])
-def test_shallow_gives_the_logits_of_the_cut_source_when_layers_are_listed(make_source, batch, model_type, path, layers):
+def test_shallow_gives_the_logits_of_the_cut_source_when_layers_are_listed(
+    make_source, batch, model_type, path, layers
+):
     source = make_source(model_type)
     cut = copy.deepcopy(source)
     parent, _, name = path.rpartition(".")
