@@ -112,8 +112,9 @@ def evaluate(
         models = {f"teacher {shown[0]}": teacher.model} if teacher is not None and shown not in seen else {}
         seen.add(shown)
         figures |= evaluate_side_by_side(
-            models | {folder: model}, data, teacher=teacher, limit=cfg["trainer"]["limit_val_batches"]
-        )
+            models | {folder: model}, data, teacher=teacher, limit=cfg["run"]["evaluation_batches"],
+            precision=cfg["trainer"]["precision"],
+        )  # fmt: skip
     return figures
 
 

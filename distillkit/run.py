@@ -255,7 +255,7 @@ def _fit(cfg: dict[str, Any], parts: Parts, folder: RunFolder, checkpoint: Path 
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
     figures = evaluate_side_by_side(
-        models, parts.data, teacher=parts.teacher, limit=cfg["trainer"]["limit_val_batches"],
+        models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
         precision=cfg["trainer"]["precision"],
     )  # fmt: skip
     folder.write_evaluation(figures)

@@ -163,7 +163,7 @@ class Transfer:
         """Closes the account.
 
         Returns:
-            BuiltStudent: the student in float32 and train mode, with its report.
+            BuiltStudent: the student with its report.
 
         Raises:
             TeacherError: a source weight was neither used nor left for a reason.
@@ -188,7 +188,7 @@ class Transfer:
             embedding_energy=embedding_energy,
             embedding_residual=embedding_residual,
         )
-        return BuiltStudent(self._model.float().train(), report)
+        return BuiltStudent(self._model, report)
 
 
 def _weights_and_ties(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -76,6 +76,13 @@ def test_report_says_which_rows_are_left_when_token_types_are_folded(bert):
     assert report.source[types] == f"used in {target}; unused: rows from 1 on, DistilBERT has no token types"
 
 
+def test_report_names_the_owner_only_when_a_weight_is_tied(bert):
+    _, report = build_distilbert(bert)
+    words = "distilbert.embeddings.word_embeddings.weight"
+    assert report.source["bert.embeddings.word_embeddings.weight"] == f"used in {words}"
+    assert report.student["vocab_projector.weight"] == f"tied to {words}"
+
+
 def test_summary_shortens_ranges_and_reasons_when_layers_are_averaged(bert):
     lines = build_albert(bert, num_layers=2, layers=[0, 1, 3], embedding_size=8)[1].summary()
     assert lines[1] == "layers: 0 <- 0-1+3, 1 <- 0-1+3"
