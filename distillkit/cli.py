@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from distillkit import __version__
-from distillkit.errors import ConfigError, DistillkitError
+from distillkit.errors import ConfigError, DistillkitError, Preempted
 
 VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     except DistillkitError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{'' if isinstance(error, Preempted) else 'error: '}{error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if debug:
@@ -94,7 +94,11 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         raise ConfigError(
-            "no such verb", key="verb", value=verb, allowed=", ".join(VERBS), fix=f"did you mean {near[0]}?" if near else None
+            "no such verb",
+            key="verb",
+            value=verb,
+            allowed=", ".join(VERBS),
+            fix=f"did you mean {near[0]}?" if near else None,
         )
     if "-h" in words or "--help" in words:
         print(_help(), end="")
@@ -107,7 +111,11 @@ def _help() -> str:
 
     here = Path(__file__).resolve().parent
     conf = next((folder for folder in (here / "conf", here.parent / "conf") if folder.is_dir()), here)
-    groups = (f"{p.name}={'|'.join(sorted(f.stem for f in p.glob('*.yaml') if f.stem != 'base'))}" for p in sorted(conf.iterdir()) if p.is_dir())
+    groups = (
+        f"{p.name}={'|'.join(sorted(f.stem for f in p.glob('*.yaml') if f.stem != 'base'))}"
+        for p in sorted(conf.iterdir())
+        if p.is_dir()
+    )
     verbs = "\n".join(f"  {name:<10}{text}" for name, text in VERBS.items())
     return HELP.format(verbs=verbs, groups="\n  " + "\n  ".join(groups))
 
@@ -157,8 +165,8 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
 
     cfg, hydra = config.load(name, overrides, args.config_dir)
     if args.cfg:
-        shown = {"job": cfg, "hydra": {"hydra": hydra}, "all": {"hydra": hydra, **cfg}}[args.cfg]
-        shown = shown if OmegaConf.is_config(shown) else OmegaConf.create(shown)
+        whole = OmegaConf.merge({"hydra": hydra}, cfg)
+        shown = {"job": cfg, "hydra": OmegaConf.masked_copy(whole, "hydra"), "all": whole}[args.cfg]  # type: ignore[arg-type]
         print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
         return None
     settled = config.settle(cfg, hydra)
@@ -222,7 +230,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     folders = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
     if not folders and not args.cfg:
-        raise ConfigError("name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR")
+        raise ConfigError(
+            "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
+        )
     _quiet()
     cfg = None
     if not all(os.path.isfile(os.path.join(folder, "config.yaml")) for folder in folders) or args.cfg:
@@ -260,7 +270,7 @@ def _complete(words: list[str]) -> int:
     from distillkit import config
 
     action, _, shell = (words[0] if words else "").partition("=")
-    plugins = {
+    plugins: dict[str, Any] = {
         "bash": bash_completion.BashCompletion,
         "zsh": zsh_completion.ZshCompletion,
         "fish": fish_completion.FishCompletion,

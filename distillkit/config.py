@@ -69,7 +69,9 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
             cfg = compose(name, [*overrides, *search], return_hydra_config=True)
     except OverrideParseException as error:
         key, _, value = error.override.partition("=")
-        raise ConfigError("not in Hydra's grammar", key=key, value=value, fix=f"quote it: '{key}=\"{value}\"'") from None
+        raise ConfigError(
+            "not in Hydra's grammar", key=key, value=value, fix=f"quote it: '{key}=\"{value}\"'"
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise _composition_error(error, name, overrides) from None
     OmegaConf.set_struct(cfg, False)
@@ -88,14 +90,19 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str]) ->
             near = _nearest(value, groups[key])
             path = f"; a folder goes to {key}.path" if "/" in value or value == "" else ""
             return ConfigError(
-                f"no such choice{path}", key=key, value=value, allowed=", ".join(groups[key]),
+                f"no such choice{path}",
+                key=key,
+                value=value,
+                allowed=", ".join(groups[key]),
                 fix=f"did you mean {key}={near}?" if near else None,
             )
     for key, _, value in pairs:
         if key not in known:
             near = _nearest(key, known)
             return ConfigError(
-                "no such key", key=key, value=value,
+                "no such key",
+                key=key,
+                value=value,
                 fix=f"did you mean {near}?" if near else "see distillkit train --cfg job",
             )
     return ConfigError(str(error).splitlines()[0])
@@ -119,7 +126,7 @@ def _keys(name: str, overrides: Sequence[str]) -> list[str]:
 
 def _leaves(node: Any, prefix: str = "", leaves_only: bool = True) -> Iterator[tuple[str, Any]]:
     """(dotted key, raw value) of a mapping, depth first."""
-    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
+    plain: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
     for key, value in plain.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, dict):
@@ -150,7 +157,9 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     for key in _PATHS:
         value = OmegaConf.select(cfg, key)
         if value is not None:
-            OmegaConf.update(cfg, key, _absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key))
+            OmegaConf.update(
+                cfg, key, _absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key)
+            )
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
@@ -160,6 +169,8 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
 def _absolute(value: Any, key: str) -> Any:
     if isinstance(value, list):
         return [_absolute(v, key) for v in value]
+    if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
+        return [_absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))
     may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from")
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value
@@ -178,9 +189,9 @@ def validate(cfg: dict[str, Any]) -> None:
     _number(cfg, "seed", low=0, integer=True)
     _validate_loss(cfg)
     _validate_sources(cfg)
-    for key, low, high in (("masking.probability", 0, 1), ("optimizer.lr", 0, math.inf)):
-        _number(cfg, key, low=low, high=high, open_ends=True)
-    for key in ("masking.mask_fraction", "masking.random_fraction", "data.valid_fraction"):
+    for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
+        _number(cfg, key, low=0, high=high, open_ends=True)
+    for key in ("masking.mask_fraction", "masking.random_fraction"):
         _number(cfg, key, low=0, high=1)
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
         _number(cfg, key, low=0)
@@ -215,7 +226,9 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
             fix="set teacher.path=FOLDER, or choose teacher=demo or teacher=none",
         )  # fmt: skip
     if teacher["_target_"] is None and teacher["path"]:
-        raise ConfigError("teacher=none has no path", key="teacher.path", value=teacher["path"], fix="drop teacher=none")
+        raise ConfigError(
+            "teacher=none has no path", key="teacher.path", value=teacher["path"], fix="drop teacher=none"
+        )
     if teacher["_target_"] is None and not student["init_from"]:
         raise ConfigError(
             "without a teacher the student needs initial weights", key="student.init_from", value=None,
@@ -264,7 +277,9 @@ def _number(
     low_open, high_open = bool(open_ends), open_ends is True or high == math.inf
     text = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
     right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    inside = right_type and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+    inside = (
+        right_type and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+    )
     if not inside:
         kind = "whole number" if integer else "number"
         raise ConfigError(f"must be a {kind} in the allowed range", key=key, value=value, allowed=text, fix=fix)

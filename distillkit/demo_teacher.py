@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from distillkit.errors import TeacherError
 
@@ -45,14 +45,14 @@ def demo_model() -> BertForMaskedLM:
     return model.eval()
 
 
-def demo_tokenizer() -> PreTrainedTokenizerBase:
+def demo_tokenizer() -> PreTrainedTokenizerFast:
     """The demo teacher's tokenizer: English WordPiece, lower case, 30,522 tokens, rows of at most 512."""
     folder = encoder_file("tokenizer.json").parent
     # the file carries sentence-transformers' padding and truncation to 128, which are not ours
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, model_max_length=512)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    return tokenizer
+    return tokenizer  # type: ignore[return-value]
 
 
 def add_delta(encoder: dict[str, Tensor], delta: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,5 +104,8 @@ def _from_hub(name: str, fix: str) -> Path:
         return Path(hf_hub_download(HUB, name, etag_timeout=5))
     except Exception as error:
         raise TeacherError(
-            f"the package {PACKAGE} is not installed and the hub is out of reach", key="teacher.path", value="demo", fix=fix
+            f"the package {PACKAGE} is not installed and the hub is out of reach",
+            key="teacher.path",
+            value="demo",
+            fix=fix,
         ) from error

@@ -30,7 +30,7 @@ def weights_hash(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in _tensors(Path(folder)):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -42,7 +42,9 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     place = folder / STUDENT if (folder / STUDENT).is_dir() else folder
     files = sorted(place.glob("*.safetensors"))
     if not files:
-        raise RunStateError("no weights", key="hash", value=folder, allowed="a model's, a run's or a checkpoint's folder")
+        raise RunStateError(
+            "no weights", key="hash", value=folder, allowed="a model's, a run's or a checkpoint's folder"
+        )
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in sorted(file.keys()):

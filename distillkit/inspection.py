@@ -38,7 +38,8 @@ def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
     report = parts.student.report.to_dict()
     return {
         "teacher": {"path": cfg["teacher"]["path"]} | describe_model(parts.teacher.model) if parts.teacher else None,
-        "student": describe_model(parts.student.model) | {"transfer": report, "summary": parts.student.report.summary()},
+        "student": describe_model(parts.student.model)
+        | {"transfer": report, "summary": parts.student.report.summary()},
         "data": parts.data.prepare().stats,
         "run": {
             "steps": steps,
@@ -81,9 +82,7 @@ def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def evaluate(
-    folders: list[str], composed: dict[str, Any] | None, overrides: list[str]
-) -> dict[str, dict[str, Any]]:
+def evaluate(folders: list[str], composed: dict[str, Any] | None, overrides: list[str]) -> dict[str, dict[str, Any]]:
     """Held-out figures of runs' students and of models, with the teachers they are compared with.
 
     Args:

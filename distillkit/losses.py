@@ -62,7 +62,7 @@ class _SoftTargetKL(torch.autograd.Function):
         for start in range(0, len(student), block):
             part = slice(start, start + block)
             rows[part], q_minus_p = _kl_rows(student[part], teacher[part], temperature, gradient is not None)
-            if gradient is not None:
+            if gradient is not None and q_minus_p is not None:
                 gradient[part] = q_minus_p
         ctx.save_for_backward(gradient)
         ctx.temperature = temperature
@@ -116,9 +116,7 @@ def masked_lm(student_logits: Tensor, labels: Tensor) -> LossSum:
 
     Source: Devlin et al. 2018, section 3.1; DistilBERT's L_mlm at temperature 1.
     """
-    total = F.cross_entropy(
-        _at_least_float32(student_logits), labels, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    total = F.cross_entropy(_at_least_float32(student_logits), labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return LossSum(total, (labels != IGNORE_INDEX).sum())
 
 

@@ -23,6 +23,8 @@ class HiddenSource(Protocol):
 
     model: PreTrainedModel
 
+    def to(self, device: torch.device) -> Any: ...
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor: ...
 
 
@@ -61,7 +63,10 @@ class SoftTargetTerm(Term):
         super().__init__(weight, positions)
         if not (0 < temperature <= 100):
             raise ConfigError(
-                "must be > 0", key="loss.temperature", value=temperature, allowed="(0, 100]",
+                "must be > 0",
+                key="loss.temperature",
+                value=temperature,
+                allowed="(0, 100]",
                 fix="set loss.temperature=2.0",
             )
         self.temperature = temperature

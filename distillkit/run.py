@@ -11,12 +11,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distillkit import __version__, config
 from distillkit.data.datamodule import MaskedLMDataModule
-from distillkit.errors import ConfigError, DistillkitError, NumericalError, RunStateError, StorageError
+from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.export import export
 from distillkit.objective import Objective
 from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
 from distillkit.students.transfer import BuiltStudent
@@ -28,7 +29,7 @@ from distillkit.teachers import (
     load_tokenizer,
 )
 from distillkit.training.callbacks import Checkpointer
-from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good, written_atomically
+from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
 from distillkit.training.loggers import MetricsFile
 from distillkit.training.module import DistillationModule
 
@@ -52,7 +53,7 @@ class Parts:
     """
 
     teacher: Teacher | None
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
     student: BuiltStudent
     data: MaskedLMDataModule
     objective: Objective
@@ -91,7 +92,7 @@ def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
     return instantiate(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
 
 
-def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerBase:
+def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerFast:
     """The tokenizer of tokenizer.path, else the teacher's, else student.init_from's, checked against the teacher's."""
     path = cfg["tokenizer"]["path"] or cfg["teacher"]["path"] or cfg["student"]["init_from"]
     tokenizer = load_tokenizer(path, key="tokenizer.path" if cfg["tokenizer"]["path"] else "teacher.path")
@@ -103,7 +104,7 @@ def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedT
     return tokenizer
 
 
-def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTrainedTokenizerBase) -> BuiltStudent:
+def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTrainedTokenizerFast) -> BuiltStudent:
     """The student, from student.init_from or the teacher; fresh weights follow from the seed."""
     options = dict(cfg["student"])
     init_from = options.pop("init_from")
@@ -130,7 +131,7 @@ def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teac
     return Objective(terms, student_width=student.config.hidden_size, teacher_width=width)
 
 
-def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> MaskedLMDataModule:
+def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> MaskedLMDataModule:
     """The data module over the configured corpus; nothing is read yet."""
     options = cfg["data"]
     names = ("max_length", "batch_size", "batch_tokens", "packing", "num_workers", "num_proc", "cache_dir")
@@ -291,19 +292,6 @@ def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
         scheduler=instantiate(cfg["scheduler"]),
         seed=cfg["seed"],
     )
-
-
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a plain Hugging Face folder, whole or not at all.
-
-    Args:
-        model: loads with AutoModelForMaskedLM in a process without distillkit.
-        tokenizer: saved beside it.
-        folder: replaced when it exists.
-    """
-    with written_atomically(folder) as staging:
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from distillkit.errors import RunStateError, StorageError
+from distillkit.storage import write_text
 
 CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
     "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json",
@@ -72,7 +73,10 @@ class RunFolder:
             holder = self._lock.read().strip()
             self._lock.close()
             raise RunStateError(
-                f"in use by process {holder}", key="run.dir", value=self.path, fix="wait for it, or choose another run.dir"
+                f"in use by process {holder}",
+                key="run.dir",
+                value=self.path,
+                fix="wait for it, or choose another run.dir",
             ) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
@@ -121,24 +125,13 @@ class RunFolder:
             facts: plain values that resume must find unchanged (the corpus), and what is good to know.
         """
         if self.held:
-            self._replace(OVERRIDES, yaml.safe_dump(overrides))
-            self._replace(FACTS, json.dumps(facts | {"config": config}, indent=1))
-            self._replace(CONFIG, yaml.safe_dump(config, sort_keys=False))  # last: it makes the folder a run
+            write_text(self.path / OVERRIDES, yaml.safe_dump(overrides))
+            write_text(self.path / FACTS, json.dumps(facts | {"config": config}, indent=1))
+            write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))  # last: it makes the folder a run
 
     def write_evaluation(self, figures: dict[str, Any]) -> None:
         """Writes evaluation.json."""
-        self._replace(EVALUATION, json.dumps(figures, indent=1))
-
-    def _replace(self, name: str, text: str) -> None:
-        staging = self.path / f".writing-{name}"
-        try:
-            with staging.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(self.path / name)
-        except OSError as error:
-            raise StorageError(f"cannot be written: {error.strerror}", key="file", value=self.path / name) from error
+        write_text(self.path / EVALUATION, json.dumps(figures, indent=1))
 
     def event(self, name: str, **fields: Any) -> None:
         """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
@@ -162,6 +155,8 @@ class RunFolder:
     def finished_step(self) -> int | None:
         """The optimizer step the run has finished at, evaluated and exported; None while it has not."""
         path = self.path / EVENTS
-        events = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+        events = (
+            [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+        )
         last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "finish")), None)
         return last["step"] if last and last["event"] == "finish" else None

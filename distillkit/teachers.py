@@ -13,7 +13,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from distillkit.demo_teacher import demo_model, demo_tokenizer
@@ -37,7 +37,7 @@ class Teacher:
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
-        self.model = model.to(dtype).eval().requires_grad_(False)
+        self.model = model.to(dtype).eval().requires_grad_(False)  # type: ignore[arg-type]
         self.hidden_size: int = model.config.hidden_size
 
     @classmethod
@@ -158,7 +158,7 @@ def _check_finite(model: PreTrainedModel, path: str, key: str) -> None:
             raise TeacherError(f"{name} holds NaN or infinity", key=key, value=path, fix="use another checkpoint of it")
 
 
-def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedTokenizerFast:
     """A fast tokenizer with a mask token.
 
     Args:
@@ -171,7 +171,7 @@ def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedToken
     if path == DEMO:
         return demo_tokenizer()
     if Path(path).exists() and not (Path(path) / "tokenizer.json").is_file() and not _other_vocabulary(Path(path)):
-        raise TeacherError("no tokenizer in it", key=key, value=path, fix="tokenizer.save_pretrained(FOLDER), or tokenizer.path=")
+        raise TeacherError("no tokenizer in it", key=key, value=path, fix="save one beside it, or set tokenizer.path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
@@ -180,21 +180,22 @@ def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedToken
     if not tokenizer.is_fast:
         raise TeacherError("its tokenizer is not a fast one", key=key, value=path, fix="save it as tokenizer.json")
     if tokenizer.mask_token_id is None:
-        raise TeacherError("its tokenizer has no mask token", key=key, value=path, fix="add one and train it, or take another")
-    return tokenizer
+        raise TeacherError("its tokenizer has no mask token", key=key, value=path, fix="take another")
+    return tokenizer  # type: ignore[return-value]
 
 
 def _other_vocabulary(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"))
+    names = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+    return any((folder / name).is_file() for name in names)
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, *, key: str = "teacher.path") -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, *, key: str = "teacher.path") -> None:
     """Refuses a tokenizer with an id beyond the model's embeddings; a larger model vocabulary (padding) is fine.
 
     Raises:
         TeacherError: naming the token.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
     token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if highest >= rows:
         raise TeacherError(
@@ -204,7 +205,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
 
 
 def check_same_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, *, key: str = "tokenizer.path"
+    tokenizer: PreTrainedTokenizerFast, reference: PreTrainedTokenizerFast, *, key: str = "tokenizer.path"
 ) -> None:
     """Refuses two tokenizers whose token -> id maps differ, even at the same size.
 
@@ -216,5 +217,6 @@ def check_same_vocabulary(
         token = min(own.keys() ^ other.keys() or (t for t in own if own[t] != other[t]))
         raise TeacherError(
             f"another token -> id map than the teacher's ({token!r}: {own.get(token)} against {other.get(token)};"
-            f" sizes {len(own)} and {len(other)})", key=key, value=tokenizer.name_or_path, fix="use the teacher's tokenizer",
+            f" sizes {len(own)} and {len(other)})", key=key, value=tokenizer.name_or_path,
+            fix="use the teacher's tokenizer",
         )  # fmt: skip

@@ -19,7 +19,7 @@ class LossSum(NamedTuple):
     """
 
     total: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 class StepTotals(NamedTuple):

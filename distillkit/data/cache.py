@@ -87,8 +87,11 @@ def prepare(
                 _remove_leftovers(root, key)
                 if not (root / key).exists():
                     folder = root / f"{key}.building"
-                    _build(folder, corpus, tokenizer, max_length, packing, num_proc)
-                    folder.rename(root / key)
+                    try:
+                        _build(folder, corpus, tokenizer, max_length, packing, num_proc)
+                        folder.rename(root / key)
+                    finally:  # nothing is left to remove after the rename
+                        shutil.rmtree(folder, ignore_errors=True)
     return _load(root / key)
 
 
@@ -135,8 +138,11 @@ def _build(
                 value=max_length,
                 fix="set a smaller data.max_length, set data.packing=none, or give more text",
             )
-    (folder / "stats.json").write_text(json.dumps(stats, indent=1))
     shutil.rmtree(work)
+    with (folder / "stats.json").open("w") as stream:
+        json.dump(stats, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _token_batches(tokens: datasets.Dataset) -> Iterator[Ragged]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillkit.data.corpus import FileCorpus, Paths, require_text_column
-from distillkit.data.splitting import Reader
+from distillkit.data.corpus import FileCorpus, Paths, plain_names, require_text_column
 from distillkit.errors import DataError
+
+_LONGEST_FIELD = 2**31 - 1
+"""Characters; the csv module's own limit is 131,072."""
+
+_MISSING = object()
 
 
 class _ColumnCorpus(FileCorpus):
@@ -29,7 +35,22 @@ class _ColumnCorpus(FileCorpus):
         return {"text_column": self.text_column}
 
 
-class JsonlCorpus(_ColumnCorpus):
+class _RowCorpus(_ColumnCorpus):
+    """Text files read row by row: the datasets library's own readers guess the types of columns nobody asked for, fail
+    where two pieces of a file differ, and do not name the line."""
+
+    def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
+        features = datasets.Features({"text": datasets.Value("large_string")})
+        return datasets.Dataset.from_generator(
+            self._texts, features=features, cache_dir=str(folder), gen_kwargs={"files": files}
+        )
+
+    @abstractmethod
+    def _texts(self, files: list[Path]) -> Iterator[dict[str, str | None]]:
+        """One {"text": document} a row; DataError naming file and line."""
+
+
+class JsonlCorpus(_RowCorpus):
     """One JSON object a line (.jsonl, .ndjson); only the text column is looked at, others may vary freely.
 
     Args:
@@ -39,32 +60,29 @@ class JsonlCorpus(_ColumnCorpus):
 
     suffixes = (".jsonl", ".ndjson")
 
-    def _read(self, files: list[str], cache_dir: str) -> datasets.Dataset:
-        return datasets.Dataset.from_text(files, cache_dir=cache_dir, encoding="utf-8-sig")
+    def _texts(self, files: list[Path]) -> Iterator[dict[str, str | None]]:
+        for file in files:
+            with file.open(encoding="utf-8-sig") as stream:
+                for number, line in enumerate(stream, 1):
+                    if line.strip():
+                        yield {"text": self._parse(line, f"{file}, line {number}")}
 
-    def _reader(self, files: list[Path]) -> Reader:
-        return lambda lines, rows: [self._parse(line, row, files) for line, row in zip(lines, rows, strict=True)]
-
-    def _parse(self, line: str, row: int, files: list[Path]) -> str | None:
-        if not line.strip():
-            return None
+    def _parse(self, line: str, where: str) -> str | None:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise _bad_line(f"not JSON ({error})", row, files) from None
+            raise _bad_row(f"not JSON ({error})", where) from None
         if not isinstance(record, dict):
-            raise _bad_line("not a JSON object", row, files)
-        text = record.get(self.text_column, 0)
+            raise _bad_row("not a JSON object", where)
+        text = record.get(self.text_column, _MISSING)
         if not isinstance(text, str | None):
-            types = {
-                name: "string" if isinstance(value, str) else type(value).__name__ for name, value in record.items()
-            }
-            require_text_column(self.text_column, types, _where(row, files))
+            types = {key: "string" if isinstance(value, str) else type(value).__name__ for key, value in record.items()}
+            require_text_column(self.text_column, types, where)
         # a lone surrogate is valid JSON but no Unicode text
         return None if text is None else text.encode("utf-8", "replace").decode()
 
 
-class CsvCorpus(_ColumnCorpus):
+class CsvCorpus(_RowCorpus):
     """Comma-separated files with a header line (.csv).
 
     Args:
@@ -89,21 +107,21 @@ class CsvCorpus(_ColumnCorpus):
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "delimiter": self.delimiter}
 
-    def _check(self, file: Path, key: str) -> None:
-        super()._check(file, key)
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            header = next(csv.reader(stream, delimiter=self.delimiter), [])
-        require_text_column(self.text_column, dict.fromkeys(header, "string"), file)
-
-    def _read(self, files: list[str], cache_dir: str) -> datasets.Dataset:
-        return datasets.Dataset.from_csv(
-            files,
-            cache_dir=cache_dir,
-            features=datasets.Features({self.text_column: datasets.Value("string")}),
-            usecols=[self.text_column],
-            sep=self.delimiter,
-            keep_default_na=False,  # a document that reads "NA" is a document
-        )
+    def _texts(self, files: list[Path]) -> Iterator[dict[str, str | None]]:
+        csv.field_size_limit(_LONGEST_FIELD)
+        for file in files:
+            with file.open(encoding="utf-8-sig", newline="") as stream:
+                reader = csv.reader(stream, delimiter=self.delimiter, strict=True)
+                header = next(reader, [])
+                require_text_column(self.text_column, dict.fromkeys(header, "string"), file)
+                place = header.index(self.text_column)
+                try:
+                    for row in filter(None, reader):
+                        if len(row) != len(header):
+                            raise csv.Error(f"{len(row)} fields, but {len(header)} in the header")
+                        yield {"text": row[place]}
+                except csv.Error as error:
+                    raise _bad_row(str(error), f"{file}, line {reader.line_num}") from None
 
 
 class ParquetCorpus(_ColumnCorpus):
@@ -123,26 +141,10 @@ class ParquetCorpus(_ColumnCorpus):
             raise DataError(f"not a Parquet file ({error})", key=key, value=file, fix="leave the file out") from None
         require_text_column(self.text_column, {field.name: str(field.type) for field in schema}, file)
 
-    def _read(self, files: list[str], cache_dir: str) -> datasets.Dataset:
-        return datasets.Dataset.from_parquet(files, cache_dir=cache_dir, columns=[self.text_column])
+    def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
+        names = plain_names(files, folder)
+        return datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=[self.text_column])
 
 
-def _where(row: int, files: list[Path]) -> str:
-    """File and line (from 1) of a row counted over all files; reads them again, so for errors only."""
-    for file in files:
-        with file.open(encoding="utf-8-sig") as stream:
-            lines = sum(1 for _ in stream)
-        if row < lines:
-            return f"{file}, line {row + 1}"
-        row -= lines
-    return str(files[-1])
-
-
-def _bad_line(problem: str, row: int, files: list[Path]) -> DataError:
-    return DataError(
-        problem,
-        key="data.path",
-        value=_where(row, files),
-        allowed="one JSON object a line",
-        fix="repair the line or leave the file out",
-    )
+def _bad_row(problem: str, where: str) -> DataError:
+    return DataError(problem, key="data.path", value=where, fix="repair the line or leave the file out")

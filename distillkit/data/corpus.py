@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import datasets
 
 from distillkit.data.checks import check_not_empty, check_text, digest, find_files
-from distillkit.data.splitting import Reader, Splits, check_fraction, quiet, read_documents, split_documents
+from distillkit.data.splitting import Splits, check_fraction, quiet, read_documents, split_documents
 from distillkit.errors import ConfigError, DataError
 
 Paths = str | Path | Sequence[str | Path]
@@ -76,32 +77,25 @@ class FileCorpus(ABC):
             self._check(file, key)
         try:
             with quiet():
-                raw = self._read(_plain_names(files, folder / "source"), str(folder))
-                documents = read_documents(
-                    raw, raw.column_names[0], folder / "documents.arrow", key=key, read=self._reader(files)
-                )
+                raw = self._read(files, folder)
+                return read_documents(raw, raw.column_names[0], folder / "documents.arrow", key=key, value=path)
         except (datasets.exceptions.DatasetsError, UnicodeError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk, which is not the corpus's fault
+            if isinstance(error.__cause__, OSError | DataError):  # a full disk; a bad line, found and named by us
                 raise error.__cause__ from None
             problem = f"cannot be read as {self.suffixes[0]}: {error.__cause__ or error}"
             raise DataError(problem, key=key, value=path, fix="repair the file or leave it out") from error
-        return documents, len(raw) - len(documents)
 
     def _check(self, file: Path, key: str) -> None:
         """Raise DataError unless the file can be read as this format."""
         check_text(file, key=key)
-
-    def _reader(self, files: list[Path]) -> Reader | None:
-        """A Reader that turns raw values into texts, where they are not texts yet."""
-        return None
 
     @abstractmethod
     def _options(self) -> dict[str, Any]:
         """What else decides which documents come out."""
 
     @abstractmethod
-    def _read(self, files: list[str], cache_dir: str) -> datasets.Dataset:
-        """A data set whose first column holds the documents."""
+    def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
+        """A data set whose first column holds the documents; what it needs on disk goes into the folder."""
 
 
 class TextCorpus(FileCorpus):
@@ -131,8 +125,10 @@ class TextCorpus(FileCorpus):
     def _options(self) -> dict[str, Any]:
         return {"sample_by": self.sample_by}
 
-    def _read(self, files: list[str], cache_dir: str) -> datasets.Dataset:
-        return datasets.Dataset.from_text(files, cache_dir=cache_dir, sample_by=self.sample_by, encoding="utf-8-sig")
+    def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
+        return datasets.Dataset.from_text(
+            plain_names(files, folder), cache_dir=str(folder), sample_by=self.sample_by, encoding="utf-8-sig"
+        )
 
 
 def require_text_column(column: str, columns: Mapping[str, str], where: str | Path) -> None:
@@ -154,10 +150,11 @@ def require_text_column(column: str, columns: Mapping[str, str], where: str | Pa
     )
 
 
-def _plain_names(files: list[Path], folder: Path) -> list[str]:
-    """Links to the files under names without glob characters, which the datasets library would expand."""
-    folder.mkdir(parents=True)
-    links = [folder / f"{number:06d}{file.suffix}" for number, file in enumerate(files)]
+def plain_names(files: list[Path], folder: Path) -> list[Any]:
+    """Names the datasets library takes as they are (it expands patterns and parses "::"): links in a new folder."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    links = [source / f"{number:06d}{file.suffix}" for number, file in enumerate(files)]
     for link, file in zip(links, files, strict=True):
         link.symlink_to(file.resolve())
-    return [str(link) for link in links]
+    return [glob.escape(str(link)) for link in links]

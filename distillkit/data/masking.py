@@ -7,14 +7,12 @@ import math
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from distillkit.data.randomness import MASK_STREAM, generator
 from distillkit.errors import ConfigError, DataError
 from distillkit.types import IGNORE_INDEX
 
 VALID_SEED = 20190910
 """Seed of the masks of held-out rows (always epoch 0): the same for every run, so that runs compare."""
-
-_MASK_STREAM = 1
-"""Second word of the generator's key; the batch plan's orders use another, so no two draws share numbers."""
 
 
 class TokenMasker:
@@ -90,8 +88,7 @@ class TokenMasker:
         """
         candidates = np.flatnonzero(~self._special[input_ids])
         count = int(self.predictions(np.asarray(len(input_ids)), np.asarray(len(candidates))))
-        # The generator counts up in the first word, so rows and epochs never reach each other's numbers.
-        rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, _MASK_STREAM], counter=[0, 0, epoch, index]))
+        rng = generator(seed, MASK_STREAM, epoch, index)
         chosen = rng.permutation(candidates)[:count]
         action = rng.random(count)
         drawn = self._replacements[rng.integers(len(self._replacements), size=count)]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distillkit.data.randomness import ORDER_STREAM, generator
 from distillkit.errors import ConfigError, DataError
 from distillkit.types import StepTotals
 
@@ -15,9 +16,6 @@ PACKINGS = ("full", "none")
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this, at most max_length: tensor cores like it, and shapes repeat."""
-
-_ORDER_STREAM = 2
-"""Second word of the generator's key; the masks use another, so no two draws share numbers."""
 
 
 class MicroBatch(NamedTuple):
@@ -163,11 +161,11 @@ class BatchPlan:
                     epoch * self.steps_per_epoch + step,
                     micro,
                     order[cuts[own] : cuts[own + 1]],
-                    self.totals(order[cuts[first] : cuts[first + self.accumulate * self.world_size]]),
+                    self._totals(order[cuts[first] : cuts[first + self.accumulate * self.world_size]]),
                 )
             batch += stop - start
 
-    def totals(self, rows: np.ndarray) -> StepTotals:
+    def _totals(self, rows: np.ndarray) -> StepTotals:
         """Attended and predicted positions of [B] rows."""
         return StepTotals(
             int(self._lengths[rows].sum(dtype=np.int64)), int(self._predictions[rows].sum(dtype=np.int64))
@@ -175,7 +173,7 @@ class BatchPlan:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of an epoch in the order of use [<= N] int32, and where its batches are cut [batches + 1] int64."""
-        rng = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, _ORDER_STREAM], counter=[0, 0, epoch, 0]))
+        rng = generator(self._seed, ORDER_STREAM, epoch)
         order = np.arange(len(self._lengths), dtype=np.int32)
         rng.shuffle(order)
         order = order[: self._cuts[-1]]
@@ -183,10 +181,12 @@ class BatchPlan:
             return order, self._cuts
         order = order[np.argsort(self._bins[order], kind="stable")]
         share = self.world_size * self.accumulate
+        # Drawn before anything whose size depends on how a step is cut.
+        steps = rng.permutation(self.steps_per_epoch)
         # Which batches are left over is drawn, or with batch_tokens the longest rows would never be seen.
         kept = np.sort(rng.permutation(len(self._cuts) - 1)[: self.steps_per_epoch * share])
         pieces = np.stack([self._cuts[kept], self._cuts[kept + 1]], axis=1)
-        return _gather(order, rng.permutation(pieces.reshape(-1, share, 2)).reshape(-1, 2))
+        return _gather(order, pieces.reshape(-1, share, 2)[steps].reshape(-1, 2))
 
 
 def _gather(order: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,9 +20,6 @@ DOCUMENTS_PER_BATCH = 256
 
 _FEATURES = datasets.Features({"text": datasets.Value("large_string"), "place": datasets.Value("float64")})
 
-Reader = Callable[[list[Any], list[int]], list[str | None]]
-"""Turns raw values and their row numbers into texts."""
-
 
 class Splits(NamedTuple):
     """Documents to train on and to hold out.
@@ -54,27 +51,32 @@ def quiet() -> Iterator[None]:
 
 
 def read_documents(
-    raw: datasets.Dataset, column: str, cache_file: Path, *, key: str, value: object, read: Reader | None = None
-) -> datasets.Dataset:
-    """Strip the texts of a column and drop the blank ones.
+    raw: datasets.Dataset,
+    column: str,
+    cache_file: Path,
+    *,
+    key: str,
+    value: object,
+    clean: Callable[[str], str] = str,
+) -> tuple[datasets.Dataset, int]:
+    """Clean and strip the texts of a column and drop the blank ones.
 
     Args:
         raw: any columns.
         column: where the text is.
         cache_file: Arrow file to write the documents to.
         key, value: the configuration key, and its value, to name in an error.
-        read: turns the column's values into texts; default: they are texts.
+        clean: is applied to every text.
 
     Returns:
-        Columns "text" and "place" (the document's place in [0, 1), from its SHA-256).
+        Columns "text" and "place" (the document's place in [0, 1), from its SHA-256), and how many were blank.
 
     Raises:
         DataError: no document is left.
     """
     with quiet():
         documents = raw.select_columns([column]).map(
-            partial(_strip, column=column, read=read),
-            with_indices=True,
+            partial(_clean, column=column, clean=clean),
             batched=True,
             batch_size=DOCUMENTS_PER_BATCH,
             writer_batch_size=DOCUMENTS_PER_BATCH,
@@ -86,12 +88,12 @@ def read_documents(
         )
     if len(documents) == 0:
         raise DataError("nothing but blank documents", key=key, value=value, fix="give a corpus with text in it")
-    return documents
+    return documents, len(raw) - len(documents)
 
 
-def _strip(batch: dict[str, list[Any]], rows: list[int], *, column: str, read: Reader | None) -> dict[str, list[Any]]:
-    values = batch[column] if read is None else read(batch[column], rows)
-    texts = [text for value in values if (text := (value or "").strip("\ufeff \t\r\n\v\f"))]
+def _clean(batch: dict[str, list[Any]], *, column: str, clean: Callable[[str], str]) -> dict[str, list[Any]]:
+    # a byte-order mark can stand anywhere once files were joined
+    texts = [text for value in batch[column] if (text := clean(value or "").replace("\ufeff", "").strip())]
     return {"text": texts, "place": [_place(text) for text in texts]}
 
 

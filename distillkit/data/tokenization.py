@@ -23,6 +23,8 @@ from distillkit.errors import DataError
 _PIECE = 100_000
 """Characters tokenized at a time: a tokenizer takes some 150 bytes for each."""
 
+_WORD_END = re.compile(r"(?<=\S)\s")
+
 _DOCUMENTS_PER_PROCESS = 1000
 
 
@@ -74,7 +76,7 @@ def tokenize(
         num_proc = min(os.cpu_count() or 1, max(1, len(documents) // _DOCUMENTS_PER_PROCESS))
     processes = min(num_proc, len(documents))
     with quiet():
-        return documents.with_format("arrow").map(
+        tokens = documents.with_format("arrow").map(
             partial(_tokenize_batch, pipeline=_pipeline(tokenizer)),
             batched=True,
             batch_size=DOCUMENTS_PER_BATCH,
@@ -86,6 +88,7 @@ def tokenize(
             load_from_cache_file=False,
             new_fingerprint=cache_file.stem,
         )
+    return tokens.with_format(None)
 
 
 def _pipeline(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -115,7 +118,7 @@ def _pieces(text: str) -> Iterator[str]:
     """Cut a long text before white space, where no tokenizer of words has a token across."""
     start = 0
     while len(text) - start > _PIECE:
-        blank = re.compile(r"\s").search(text, start + _PIECE)
+        blank = _WORD_END.search(text, start + _PIECE)
         if blank is None:
             break
         yield text[start : blank.start()]

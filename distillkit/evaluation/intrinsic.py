@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -56,7 +56,6 @@ def evaluate_model(
     *,
     teacher: HiddenSource | None = None,
     terms: Mapping[str, Term] | None = None,
-    on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Runs the held-out batches through a model and returns its figures.
 
@@ -65,7 +64,6 @@ def evaluate_model(
         batches: held-out micro-batches (`MaskedLMDataModule.val_dataloader`).
         teacher: to compare with, or None.
         terms: instead of `intrinsic_terms`.
-        on_batch: called with the number of batches done, for progress.
 
     Returns:
         name -> mean over predicted positions, and perplexity = exp(mlm_loss). Empty without any batch.
@@ -76,10 +74,8 @@ def evaluate_model(
     model.eval()
     try:
         with torch.no_grad():
-            for done, batch in enumerate(batches, start=1):
+            for batch in batches:
                 meter.update(objective.evaluate(model, teacher, batch, terms).sums)
-                if on_batch is not None:
-                    on_batch(done)
     finally:
         model.train(training)
     return with_perplexity(meter.means())

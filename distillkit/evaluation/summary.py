@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from transformers import PreTrainedModel
 
@@ -47,7 +48,7 @@ def describe_model(model: PreTrainedModel) -> dict[str, Any]:
         "parts": count.parts,
         "layers": model.config.num_hidden_layers,
         "hidden_size": model.config.hidden_size,
-        "vocabulary": model.get_input_embeddings().weight.shape[0],
+        "vocabulary": model.get_input_embeddings().weight.size(0),  # type: ignore[operator]
     }
 
 
@@ -80,15 +81,11 @@ def evaluate_side_by_side(
         loader = data.valid_stream()
         batches = 0 if loader is None else limit_batches(limit, len(loader))
         reference = None if teacher is None or model is teacher.model else teacher
-        with (
-            torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")),
-            console.status(f"evaluating {name}") as status,
-        ):
-            chosen = (move(batch, device) for batch in itertools.islice(loader or [], batches))
-            results = evaluate_model(
-                model.to(device), chosen, teacher=reference,
-                on_batch=lambda n, name=name, total=batches: status.update(f"evaluating {name} {n}/{total}"),
-            )  # fmt: skip
+        chosen = (move(batch, device) for batch in itertools.islice(loader or [], batches))
+        model.to(device)  # type: ignore[arg-type]
+        with torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")):
+            tracked = track(chosen, f"evaluating {name}", total=batches, console=console, transient=True)
+            results = evaluate_model(model, tracked, teacher=reference)
         figures[name] = describe_model(model) | results
     return figures
 

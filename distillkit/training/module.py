@@ -94,7 +94,7 @@ class DistillationModule(pl.LightningModule):
 
     def _teacher_here(self) -> None:
         if self.teacher is not None:
-            self.teacher.to(self.device)  # type: ignore[attr-defined]
+            self.teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the open logging window; Lightning's loop state is left out, see `on_load_checkpoint`."""
@@ -151,7 +151,7 @@ class DistillationModule(pl.LightningModule):
         """Steps, then logs the window's raw terms if this step is a logging step."""
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1  # Lightning counts the step after this hook
-        if step % self.trainer.log_every_n_steps == 0:
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.watch.check()
             self._log_window(step)
 

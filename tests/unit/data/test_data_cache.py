@@ -189,6 +189,7 @@ def test_prepare_names_the_folder_when_the_disk_is_full(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match=rf"DISTILLKIT_CACHE={re.escape(str(tmp_path))}: .*No space left"):
         prepare(TextCorpus(corpus_file), tokenizer, max_length=16, packing="full", cache_dir=tmp_path)
+    assert entries(tmp_path) == set()
 
 
 def test_prepare_names_the_folder_when_the_disk_fills_while_the_corpus_is_read(
