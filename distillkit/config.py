@@ -84,7 +84,7 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str]) ->
     """One line for a composition that failed, with the nearest existing key or option."""
     pairs = [override.lstrip("+~").partition("=") for override in overrides]
     groups = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()}
-    known = set(groups) | set(_keys(name, [o for o in overrides if o.partition("=")[0].split("@")[0] in groups]))
+    known = set(groups) | set(keys(name, [o for o in overrides if o.partition("=")[0].split("@")[0] in groups]))
     for key, _, value in pairs:
         if key in groups and value not in groups[key] and value != "null":
             near = _nearest(value, groups[key])
@@ -113,8 +113,13 @@ def _nearest(word: str, known: Sequence[str] | set[str]) -> str | None:
     return found[0] if found else None
 
 
-def _keys(name: str, overrides: Sequence[str]) -> list[str]:
-    """Every dotted key of a composition; with overrides that fail themselves, of the defaults."""
+def keys(name: str, overrides: Sequence[str]) -> list[str]:
+    """Every dotted key of a composition.
+
+    Args:
+        name: "train" or "evaluate".
+        overrides: group choices; when they fail themselves, the keys are those of the defaults.
+    """
     for chosen in (overrides, ()):
         try:
             with initialize_config_dir(str(conf_dir()), job_name="distillkit", version_base="1.3"):

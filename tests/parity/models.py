@@ -1,0 +1,76 @@
+"""Tiny stock models and batches that the tests of losses, heads and the objective share."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from distillkit.types import IGNORE_INDEX, Batch, StepTotals
+
+VOCABULARY = 101
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
+EXTRAS: dict[str, dict[str, Any]] = {
+    "distilbert": {"hidden_dim": 48},
+    "albert": {"embedding_size": 16},
+    "electra": {"embedding_size": 16},
+    "roberta": {"bos_token_id": 1, "eos_token_id": 2},
+    "modernbert": {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+}
+
+
+def tiny_model(model_type: str = "bert", *, seed: int = 0, **settings: Any) -> PreTrainedModel:
+    """A random masked-LM model without dropout, in eval mode; every weight perturbed, so that no bias is zero."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[model_type](**(SIZES | EXTRAS.get(model_type, {}) | settings))
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def nearby(model: PreTrainedModel, scale: float) -> PreTrainedModel:
+    """A copy whose weights differ by a relative `scale`."""
+    torch.manual_seed(1)
+    twin = copy.deepcopy(model).requires_grad_(True)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(1 + scale * torch.randn_like(parameter))
+    return twin
+
+
+class FrozenTeacher:
+    """The least a teacher has to be: `.model`, and `.hidden` under no_grad."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
+
+
+def make_batch(lengths: tuple[int, ...] = (12, 7, 9, 3), *, packed: bool = False, seed: int = 3) -> Batch:
+    """Rows of the given lengths, padded to the longest; packed: all of them full and no mask at all."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), max(lengths))
+    ids = torch.randint(5, VOCABULARY, shape, generator=generator)
+    attended = torch.arange(shape[1]) < torch.tensor([[shape[1] if packed else n] for n in lengths])
+    chosen = (torch.rand(shape, generator=generator) < 0.3) & attended
+    chosen[0, 1] = True
+    labels = torch.where(chosen, torch.randint(5, VOCABULARY, shape, generator=generator), IGNORE_INDEX)
+    mask = None if packed else attended.long()
+    return Batch(ids * attended, mask, labels, 0, 0, StepTotals(int(attended.sum()), int(chosen.sum())))
