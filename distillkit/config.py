@@ -157,8 +157,9 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     """
     if "run" in cfg and "dir" in cfg.run and cfg.run.dir is None:
         name = hydra.runtime.choices.get("experiment") or "train"
-        # the other ranks compose again, seconds later: they must come to the same folder
-        cfg.run.dir = os.environ.setdefault("DISTILLKIT_RUN_DIR", f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+        if is_first_rank():  # the other ranks compose again, seconds later: they must come to the same folder
+            os.environ["DISTILLKIT_RUN_DIR"] = f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        cfg.run.dir = os.environ["DISTILLKIT_RUN_DIR"]
     for key in _PATHS:
         value = OmegaConf.select(cfg, key)
         if value is not None:
@@ -169,6 +170,12 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def is_first_rank() -> bool:
+    """Whether this process owns lock, folders and reports: no launcher has given it another rank than 0."""
+    ranks = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def _absolute(value: Any, key: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distillkit import __version__, config
 from distillkit.data.datamodule import MaskedLMDataModule
-from distillkit.errors import ConfigError, RunStateError, StorageError
+from distillkit.errors import ConfigError, DistillkitError, RunStateError, StorageError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.objective import Objective
@@ -59,9 +59,24 @@ class Parts:
     objective: Objective
 
 
-def is_first_rank() -> bool:
-    """Whether this process owns lock, folders and reports; the other ranks are started with LOCAL_RANK or RANK set."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+def make(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """Hydra's instantiate, with errors that name the configuration instead of Hydra's internals.
+
+    Args:
+        node: plain values with a `_target_`.
+        args, kwargs: added to its own.
+
+    Raises:
+        DistillkitError: as the target raised it; ConfigError for anything else it raised.
+    """
+    try:
+        return instantiate(node, *args, **kwargs, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, DistillkitError):
+            raise cause from None
+        problem = str(cause or error).strip().splitlines()[0]
+        raise ConfigError(problem, key="_target_", value=node["_target_"], fix="check its keys") from error
 
 
 def build(cfg: dict[str, Any]) -> Parts:
@@ -89,7 +104,7 @@ def build(cfg: dict[str, Any]) -> Parts:
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
     """The frozen teacher; None with teacher=none."""
-    return instantiate(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
+    return make(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
 
 
 def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerFast:
@@ -119,12 +134,12 @@ def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTr
         assert teacher is not None
         source = teacher.model
     torch.manual_seed(cfg["seed"])
-    return instantiate(options)(source)
+    return make(options)(source)
 
 
 def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teacher | None) -> Objective:
     """The weighted terms; without a teacher those that work without one."""
-    terms = {name: instantiate(term) for name, term in cfg["loss"]["terms"].items()}
+    terms = {name: make(term) for name, term in cfg["loss"]["terms"].items()}
     if teacher is None:
         terms = {name: term for name, term in terms.items() if not term.needs_teacher}
     width = None if teacher is None else teacher.hidden_size
@@ -136,9 +151,9 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
     options = cfg["data"]
     names = ("max_length", "batch_size", "batch_tokens", "packing", "num_workers", "num_proc", "cache_dir")
     return MaskedLMDataModule(
-        instantiate(options["corpus"]),
+        make(options["corpus"]),
         tokenizer,
-        masker=instantiate(cfg["masking"])(tokenizer),
+        masker=make(cfg["masking"])(tokenizer),
         seed=cfg.get("seed", 0),
         **{name: options[name] for name in names},
     )
@@ -173,11 +188,9 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         DistillkitError: with the exit code to end with.
     """
-    with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
+    with RunFolder(cfg["run"]["dir"], new=True, held=config.is_first_rank()) as folder:
         parts = build(cfg)
-        folder.write_config(cfg, overrides, _facts(parts))
-        folder.event("start", step=0, version=__version__)
-        return _fit(cfg, parts, folder, None)
+        return _fit(cfg, overrides, parts, folder, None)
 
 
 def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
@@ -193,7 +206,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     Raises:
         RunStateError: not a run, in use, or the configuration or corpus differ; the differences are named.
     """
-    with RunFolder(run_dir, new=False, held=is_first_rank()) as folder:
+    with RunFolder(run_dir, new=False, held=config.is_first_rank()) as folder:
         facts = folder.facts
         began, here = facts["config"], str(folder.path.resolve())
         began = config.relocated(began, began["run"]["dir"], here)
@@ -217,10 +230,8 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        folder.write_config(cfg, overrides, now)
-        folder.event("resume", step=step)
         _say(f"resuming {folder.path} at step {step}")
-        return _fit(cfg, parts, folder, checkpoint)
+        return _fit(cfg, overrides, parts, folder, checkpoint)
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -244,9 +255,15 @@ def _facts(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _fit(cfg: dict[str, Any], parts: Parts, folder: RunFolder, checkpoint: Path | None) -> dict[str, Any]:
+def _fit(
+    cfg: dict[str, Any], overrides: list[str], parts: Parts, folder: RunFolder, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
     module = build_module(cfg, parts)
+    folder.write_config(cfg, overrides, _facts(parts))
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    folder.event("resume" if checkpoint else "start", step=step, version=__version__)
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
@@ -272,13 +289,13 @@ def _worker_error(error: RuntimeError) -> Exception:
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:
     """Lightning's Trainer with the configured keys, the run's checkpoints and its loggers."""
-    callbacks = [instantiate(c) for c in cfg["callbacks"].values()]
+    callbacks = [make(c) for c in cfg["callbacks"].values()]
     callbacks.append(Checkpointer(folder.path / CHECKPOINTS, on_event=folder.event, **cfg["checkpoint"]))
-    loggers = [instantiate(c) for c in cfg["logger"].values()] if folder.held else []
+    loggers = [make(c) for c in cfg["logger"].values()] if folder.held else []
     loggers.append(MetricsFile(folder.path / METRICS, resumed_step=checkpoint_step(checkpoint) if checkpoint else None))
-    return instantiate(
+    return make(
         cfg["trainer"], callbacks=callbacks, logger=loggers, plugins=[DirectoryCheckpointIO()],
-        default_root_dir=str(folder.path), _convert_="all",
+        default_root_dir=str(folder.path),
     )  # fmt: skip
 
 
@@ -288,12 +305,12 @@ def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
         parts.student.model,
         parts.objective,
         teacher=parts.teacher,
-        optimizer=instantiate(cfg["optimizer"]),
-        scheduler=instantiate(cfg["scheduler"]),
+        optimizer=make(cfg["optimizer"]),
+        scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],
     )
 
 
 def _say(text: str) -> None:
-    if is_first_rank():
+    if config.is_first_rank():
         print(text, file=sys.stderr, flush=True)

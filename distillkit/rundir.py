@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import yaml
 
-from distillkit.errors import RunStateError, StorageError
+from distillkit.errors import Preempted, RunStateError, StorageError
 from distillkit.storage import write_text
 
 CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, path: str | Path, *, new: bool, held: bool = True) -> None:
         self.path, self.held = Path(path), held
         self._lock: IO[str] | None = None
-        self._made: list[Path] = []
+        self._new, self._made = new, list[Path]()
         if not held:
             return
         if not new and not (self.path / CONFIG).is_file():
@@ -98,7 +98,7 @@ class RunFolder:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if not self.held:
             return
-        if error is not None and not isinstance(error, SystemExit):
+        if error is not None and not isinstance(error, SystemExit | Preempted):
             with contextlib.suppress(OSError):
                 (self.path / ERRORS).write_text("".join(traceback.format_exception(error)))
         self.release()
@@ -107,7 +107,7 @@ class RunFolder:
         """Lets go of the folder; folders made here in which nothing else was written are removed."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                if self._made and [p.name for p in self.path.iterdir()] == [_LOCK]:
+                if self._new and {p.name for p in self.path.iterdir()} <= {_LOCK, ERRORS}:
                     (self.path / _LOCK).unlink()
                 for folder in self._made:
                     folder.rmdir()
@@ -125,6 +125,7 @@ class RunFolder:
             facts: plain values that resume must find unchanged (the corpus), and what is good to know.
         """
         if self.held:
+            (self.path / ERRORS).unlink(missing_ok=True)
             write_text(self.path / OVERRIDES, yaml.safe_dump(overrides))
             write_text(self.path / FACTS, json.dumps(facts | {"config": config}, indent=1))
             write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))  # last: it makes the folder a run

@@ -51,9 +51,9 @@ def frame_of(tokenizer: PreTrainedTokenizerFast) -> Frame:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256, hex, of all that decides the ids a text gets: the token -> id map, the pipeline and the special ids."""
+    """SHA-256, hex, of all that decides rows: the pipeline, which holds the token -> id map, and the special ids."""
     special = [*frame_of(tokenizer), *sorted(tokenizer.all_special_ids)]
-    parts = [sorted(tokenizer.get_vocab().items()), json.loads(_pipeline(tokenizer)), special]
+    parts = [json.loads(_pipeline(tokenizer)), special]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

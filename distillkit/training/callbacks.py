@@ -47,6 +47,7 @@ class Checkpointer(pl.Callback):
         self.monitor, self.on_event = monitor, on_event
         self.best: dict[str, float] | None = None
         self._due = self._asked_to_stop = False
+        self._saved_step = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +102,8 @@ class Checkpointer(pl.Callback):
         self._write_if_due(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the last checkpoint."""
+        """Writes the last checkpoint, also when something else than max_steps ended the training."""
+        self._due |= trainer.global_step != self._saved_step
         self._write_if_due(trainer, pl_module)
 
     def _write_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,6 +114,7 @@ class Checkpointer(pl.Callback):
         pl_module.watch.check()
         step = trainer.global_step
         trainer.save_checkpoint(self.folder / checkpoint_name(step))
+        self._saved_step = step
         if trainer.is_global_zero:
             self.on_event("checkpoint", step=step)
             self._prune()

@@ -163,7 +163,7 @@ class DistillationModule(pl.LightningModule):
         self.latest["train/loss"] = self._weighted(means)
         self.latest["tokens_per_second"] = self._tokens / max(seconds, 1e-9)
         self.latest["lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log_dict(self.latest | {"step": float(step)}, rank_zero_only=True, batch_size=1)
+        self.log_dict(self.latest | {"step": float(step)}, batch_size=1)
         self._tokens, self._window_start = 0, time.perf_counter()
 
     # --- validation ------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class DistillationModule(pl.LightningModule):
         raw = {name.removeprefix("objective/"): v for name, v in means.items() if name.startswith("objective/")}
         metrics = {"valid/loss": self._weighted(raw)}
         metrics |= {f"valid/{name}": v for name, v in means.items() if not name.startswith("objective/")}
-        self.log_dict(metrics | {"step": float(self.trainer.global_step)}, rank_zero_only=True, batch_size=1)
+        self.log_dict(metrics | {"step": float(self.trainer.global_step)}, batch_size=1)
         self._window_start += time.perf_counter() - self._paused
 
     # --- optimization ----------------------------------------------------------------------------

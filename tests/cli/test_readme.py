@@ -16,24 +16,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreT
 from distillkit import config
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "a",
-    "long",
-    "and",
-    "rather",
-    "good",
-    "one",
-    "about",
-    "two",
-    "people",
-    "who",
-    "meet",
-    "in",
-    "rain",
-]
+WORDS = ["the", "film", "was", "a", "long", "and", "rather", "good", "one", "about", "two", "people", "meet", "in"]
 SPECIAL = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",

@@ -15,8 +15,9 @@ from tests.parity.models import FrozenTeacher, make_batch, nearby, tiny_model
 from tests.parity.reference import Weights, distilbert_losses
 
 WEIGHTS = Weights()
-NEARLY_EQUAL = 1e-2
-"""Relative distance of the weights: closer, and the transcription's own KL cancels beyond 1e-10 in float64."""
+NEARLY_EQUAL = 2e-2
+"""Relative distance of the weights. Closer, and the transcription itself is off by more than 1e-10 in float64: its KL
+cancels, and CosineEmbeddingLoss adds 1e-12 to squared norms. tests/unit/test_losses.py goes on from there."""
 
 PAIRS = [("bert", "bert"), ("bert", "distilbert"), ("bert", "albert"), ("roberta", "roberta")]
 
@@ -83,7 +84,7 @@ def test_objective_equals_original_code_when_models_are_nearly_equal(packed: boo
     student = nearby(teacher, NEARLY_EQUAL)
     batch = make_batch(packed=packed)
     expected = originals(student, teacher, batch, positions)
-    assert expected["ce"] < 0.2
+    assert 0 < expected["ce"] < 0.01
     assert largest_deviation(ours(student, teacher, batch, make_objective(positions)), expected) < 1e-10
 
 

@@ -119,6 +119,15 @@ def test_prepare_warns_each_time_when_nothing_is_held_out(tmp_path: Path, tokeni
         assert data.valid is None
 
 
+def test_prepare_flushes_every_file_when_it_builds(
+    tmp_path: Path, corpus_file: Path, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    monkeypatch.setattr("os.fsync", lambda number: flushed.append(Path(os.readlink(f"/proc/self/fd/{number}")).name))
+    prepare(TextCorpus(corpus_file), tokenizer, max_length=16, packing="full", cache_dir=tmp_path)
+    assert flushed == ["train.arrow", "valid.arrow", "stats.json"]
+
+
 def build_and_hang(corpus_file: Path, cache: Path, tokenizer) -> None:
     corpus = CountingCorpus(corpus_file)
     corpus.before_reading = lambda: time.sleep(60)
@@ -155,8 +164,11 @@ def build_slowly(corpus_file: Path, cache: Path, tokenizer, result) -> None:
 
 
 def test_prepare_serves_both_processes_when_they_build_at_once(tmp_path: Path, corpus_file: Path, tokenizer) -> None:
+    key = prepare(TextCorpus(corpus_file), tokenizer, max_length=16, packing="full", cache_dir=tmp_path / "other").key
+    cache = tmp_path / "cache"
+    (cache / f"{key}.building" / "work").mkdir(parents=True)  # of a third, dead one
     results = FORK.Queue()
-    builders = [FORK.Process(target=build_slowly, args=(corpus_file, tmp_path, tokenizer, results)) for _ in range(2)]
+    builders = [FORK.Process(target=build_slowly, args=(corpus_file, cache, tokenizer, results)) for _ in range(2)]
     for builder in builders:
         builder.start()
     one, two = results.get(timeout=30), results.get(timeout=30)

@@ -184,7 +184,9 @@ def test_hub_corpus_reads_a_folder_in_the_hub_layout_when_named(
     corpus = HubCorpus(str(tmp_path / "d"), valid_split="test")
     splits = corpus.splits(tmp_path / "work")
     assert (splits.train["text"][:], splits.valid["text"][:], splits.blank) == (["one", "two"], ["three"], 1)
-    assert corpus.fingerprint() != HubCorpus(str(tmp_path / "d")).fingerprint()
+    parts = [{}, {"split": "train[:1]"}, {"valid_split": "test"}, {"valid_split": "test[:1]"}]
+    prints = [HubCorpus(str(tmp_path / "d"), **part).fingerprint() for part in parts]
+    assert all(one != two for number, one in enumerate(prints) for two in prints[:number])
     assert len(texts_of(HubCorpus(str(tmp_path / "d")), tmp_path / "split")) == 2
     with pytest.raises(DataError, match=r"data\.text_column=body: no such column"):
         HubCorpus(str(tmp_path / "d"), text_column="body").fingerprint()

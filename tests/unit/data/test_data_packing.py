@@ -72,9 +72,10 @@ def test_frame_takes_bos_and_eos_when_there_is_no_cls_or_sep(make_tokenizer) -> 
 
 
 def test_tokenizer_identity_changes_when_and_only_when_ids_can(make_tokenizer) -> None:
-    same, padded, added, framed = (make_tokenizer() for _ in range(4))
+    same, padded, added, masked = (make_tokenizer() for _ in range(4))
     padded.backend_tokenizer.enable_padding(length=9)
     added.add_tokens(["w1000"])
-    framed = make_tokenizer(cls_token="w0")
+    masked.mask_token = "w1"
+    framed = make_tokenizer(cls_token="[SEP]", sep_token="[CLS]")
     assert tokenizer_identity(padded) == tokenizer_identity(same)
-    assert len({tokenizer_identity(one) for one in (same, added, framed)}) == 3
+    assert len({tokenizer_identity(one) for one in (same, added, framed, masked)}) == 4
