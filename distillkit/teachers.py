@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from distillkit.demo_teacher import demo_model, demo_tokenizer
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.heads import encode
+from distillkit.hub import hub_folder
 
 DEMO = "demo"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
 class Teacher:
@@ -86,70 +95,119 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
         new_head: a missing head is allowed and comes out random; nothing else may be missing.
 
     Raises:
-        TeacherError: missing, without an MLM head, pickle only, damaged, with weights of other shapes or not finite.
+        TeacherError: missing, no masked-LM model, without an MLM head, pickle only, damaged, with weights that are
+            not finite or do not fit its config.json.
     """
     if path == DEMO:
         return demo_model()
-    _check_folder(path, key)
+    folder = _folder(path, key)
+    _check_files(folder, path, key)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _load_error(error, path, key) from error
-    _check_complete(model, info, path, key, new_head)
+        with _silence():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            _check_class(config, path, key)
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+    except TeacherError:
+        raise
+    except Exception as error:  # a damaged config.json surfaces as anything from a KeyError to a validation error
+        raise TeacherError(f"cannot be loaded as a masked-LM model ({_line(error)})", key=key, value=path) from error
+    _check_account(model, info, path, key, new_head)
     _check_finite(model, path, key)
     return model.eval()
 
 
-def _check_folder(path: str, key: str) -> None:
-    """Refuses what is visible without loading: no such folder, no config, pickle only."""
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Holds back transformers' bars and load reports; what matters in them is checked here and raised."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] if text else type(error).__name__
+
+
+def _folder(path: str, key: str) -> Path:
+    """The local folder of a model: its own, or the hub's cache.
+
+    Raises:
+        TeacherError: a file, no such folder, or no such model.
+    """
     folder = Path(path)
-    if not folder.exists():
-        looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
-        if looks_local:
-            raise TeacherError("no such folder", key=key, value=path, allowed="a folder, a hub name, demo")
-        return
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise TeacherError("a file", key=key, value=path, allowed="the folder it lies in")
+    if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
+        raise TeacherError("no such folder", key=key, value=path, allowed="a folder, a hub name, demo")
+    return hub_folder(path, key=key)
+
+
+def _check_files(folder: Path, path: str, key: str) -> None:
+    """Refuses what is visible without loading: no config, no weights, pickle only, a damaged file."""
     if not (folder / "config.json").is_file():
         raise TeacherError("no config.json in it", key=key, value=path, allowed="a folder written by save_pretrained")
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-        if pickles:
-            raise TeacherError(
-                f"only pickled weights ({pickles[0]}), which can run code", key=key, value=path, allowed="safetensors",
-                fix="where you trust it: load it and call model.save_pretrained(FOLDER)",
-            )  # fmt: skip
-        raise TeacherError("no weights in it", key=key, value=path, allowed="*.safetensors")
-
-
-def _load_error(error: Exception, path: str, key: str) -> TeacherError:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, SafetensorError):
-        return TeacherError(f"damaged weights ({text})", key=key, value=path, fix="copy the folder again")
-    if not Path(path).exists():
-        return TeacherError(
-            "neither a folder nor a model on a hub in reach", key=key, value=path, allowed="a folder, a hub name, demo"
+    weights = sorted(folder.glob("*.safetensors"))
+    pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
+    if pickles and not weights:
+        convert = (
+            f"from transformers import AutoModelForMaskedLM as M; M.from_pretrained({path!r}).save_pretrained({path!r})"
         )
-    return TeacherError(f"cannot be loaded as a masked-LM model ({text[:200]})", key=key, value=path)
+        raise TeacherError(
+            f"only pickled weights ({pickles[0].name}), which can run code", key=key, value=path, allowed="safetensors",
+            fix=f'where you trust it: python -c "{convert}"',
+        )  # fmt: skip
+    if not weights:
+        raise TeacherError("no weights in it", key=key, value=path, allowed="*.safetensors")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise TeacherError(
+                f"{file.name} is damaged ({_line(error)})", key=key, value=path, fix="copy it again"
+            ) from error
 
 
-def _check_complete(model: PreTrainedModel, info: dict[str, Any], path: str, key: str, new_head: bool) -> None:
+def _check_class(config: PreTrainedConfig, path: str, key: str) -> None:
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise TeacherError(
+            f"transformers has no masked-LM class for {config.model_type}", key=key, value=path,
+            allowed="a masked-LM encoder such as bert, roberta, modernbert",
+        )  # fmt: skip
+
+
+def _check_account(model: PreTrainedModel, info: dict[str, Any], path: str, key: str, new_head: bool) -> None:
+    """Refuses weights that are missing, of another shape, or of layers that config.json does not have."""
     body = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     outside = [name for name in missing if not name.startswith(body)]
     inside = [name for name in missing if name.startswith(body)]
+    mismatched = sorted(name for name, *_ in info["mismatched_keys"])
+    layers = sorted(name for name in info["unexpected_keys"] if name.startswith(body) and re.search(r"\.\d+\.", name))
     if inside:
         raise TeacherError(f"{len(inside)} encoder weights are missing, e.g. {inside[0]}", key=key, value=path)
+    if mismatched or layers:
+        problem = f"{mismatched[0]} has another shape" if mismatched else f"more layers ({layers[0]})"
+        raise TeacherError(
+            f"{problem} than its config.json says", key=key, value=path, fix="restore the config.json it was saved with"
+        )
     if outside and not new_head:
         raise TeacherError(
             f"no MLM head ({len(outside)} missing weights, e.g. {outside[0]})", key=key, value=path,
             allowed="a masked-LM model", fix="export it with its head",
         )  # fmt: skip
-    if info["mismatched_keys"]:
-        name = sorted(str(k) for k in info["mismatched_keys"])[0]
-        raise TeacherError(f"weights of another shape than its config.json says, e.g. {name}", key=key, value=path)
 
 
 def _check_finite(model: PreTrainedModel, path: str, key: str) -> None:
@@ -170,23 +228,19 @@ def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedToken
     """
     if path == DEMO:
         return demo_tokenizer()
-    if Path(path).exists() and not (Path(path) / "tokenizer.json").is_file() and not _other_vocabulary(Path(path)):
+    folder = _folder(path, key)
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise TeacherError("no tokenizer in it", key=key, value=path, fix="save one beside it, or set tokenizer.path")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TeacherError(f"its tokenizer cannot be loaded ({text[:200]})", key=key, value=path) from error
+        with _silence():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise TeacherError(f"its tokenizer cannot be loaded ({_line(error)})", key=key, value=path) from error
     if not tokenizer.is_fast:
         raise TeacherError("its tokenizer is not a fast one", key=key, value=path, fix="save it as tokenizer.json")
     if tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", key=key, value=path, fix="take another")
     return tokenizer  # type: ignore[return-value]
-
-
-def _other_vocabulary(folder: Path) -> bool:
-    names = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-    return any((folder / name).is_file() for name in names)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, *, key: str = "teacher.path") -> None:

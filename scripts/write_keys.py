@@ -30,9 +30,8 @@ def rows(lines: list[str], prefix: str) -> list[str]:
         depth = len(match["indent"]) // 2
         parents = [*parents[:depth], match["key"]]
         if match["value"] is not None:
-            found.append(
-                f"| `{prefix}{'.'.join(parents)}` | `{match['value']}` | {(match['meaning'] or '').replace('|', 'or')} |"
-            )
+            meaning = (match["meaning"] or "").replace("|", "or")
+            found.append(f"| `{prefix}{'.'.join(parents)}` | `{match['value']}` | {meaning} |")
     return found
 
 

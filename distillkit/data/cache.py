@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,18 +81,24 @@ def prepare(
     identity = [_FORMAT, corpus.fingerprint(), tokenizer_identity(tokenizer), max_length, packing]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     if not (root / key).exists():
-        with _storage_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
-            with _locked(root / f"{key}.lock"):
-                _remove_leftovers(root, key)
-                if not (root / key).exists():
-                    folder = root / f"{key}.building"
-                    try:
-                        _build(folder, corpus, tokenizer, max_length, packing, num_proc)
-                        folder.rename(root / key)
-                    finally:  # nothing is left to remove after the rename
-                        shutil.rmtree(folder, ignore_errors=True)
+        _fill(root, key, lambda folder: _build(folder, corpus, tokenizer, max_length, packing, num_proc))
     return _load(root / key)
+
+
+def _fill(root: Path, key: str, build: Callable[[Path], None]) -> None:
+    """Build an entry beside its place and move it there, unless another process has done so by the time it is ours."""
+    folder = root / f"{key}.building"
+    with _storage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{key}.lock"):
+            _remove_leftovers(root, key)
+            if (root / key).exists():
+                return
+            try:
+                build(folder)
+                folder.rename(root / key)
+            finally:  # nothing is left to remove after the rename
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load(folder: Path) -> PreparedData:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Inputs:
         }
 
 
-def make_inputs(folder: Path, *, documents: int = 70) -> Inputs:
+def make_inputs(folder: Path, *, documents: int = 90) -> Inputs:
     """A random BERT (4 layers of 32, dropout 0.1, 100 ids, 64 positions) and `documents` lines of 20 to 50 words."""
     teacher, corpus = folder / "teacher", folder / "corpus.txt"
     make_bert().save_pretrained(teacher)
@@ -95,19 +96,48 @@ def make_text(documents: int, *, seed: int = 0) -> str:
     return "".join(" ".join(rng.choice(WORDS, size=rng.integers(20, 51))) + "\n" for _ in range(documents))
 
 
+MAX_STEPS = 14
+ROWS_PER_STEP = 12
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a run's final weights: neither workers nor the distance of checkpoints do.
+
+    An optimizer step has ROWS_PER_STEP rows however it is cut, an epoch five or six steps, a run MAX_STEPS.
+    """
+
+    student: str = "distilbert"
+    accumulate: int = 1
+    packing: str = "full"
+    more: tuple[str, ...] = ()
+
+    def words(self, inputs: Inputs, *, every: int, workers: int = 0) -> list[str]:
+        """A train command without its folder; every step is logged, a checkpoint comes `every` steps."""
+        return [
+            "train", *inputs.words(), f"student={self.student}", "student.dropout=0.1", f"data.packing={self.packing}",
+            f"data.batch_size={ROWS_PER_STEP // self.accumulate}", "data.max_length=48",
+            f"trainer.accumulate_grad_batches={self.accumulate}", f"trainer.max_steps={MAX_STEPS}", *self.more,
+            f"data.num_workers={workers}", "trainer.log_every_n_steps=1", f"checkpoint.every_n_steps={every}",
+            "+callbacks.progress.seconds_between_lines=0",
+        ]  # fmt: skip
+
+
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
 class CliProcess:
     """`python -m distillkit WORDS` as the leader of a process group; its output goes to files."""
 
-    def __init__(self, *words: str, inputs: Inputs, log: Path, **popen: Any) -> None:
+    def __init__(
+        self, *words: str, inputs: Inputs, log: Path, environment: dict[str, str] | None = None, **popen: Any
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
         with self._out.open("w") as out, self._err.open("w") as err:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "distillkit", *words], stdout=out, stderr=err, env=inputs.environment(),
-                cwd=log.parent, start_new_session=True, **popen,
+                [sys.executable, "-m", "distillkit", *words], stdout=out, stderr=err,
+                env=inputs.environment() | (environment or {}), cwd=log.parent, start_new_session=True, **popen,
             )  # fmt: skip
 
     @property
@@ -121,6 +151,11 @@ class CliProcess:
     @property
     def stderr(self) -> str:
         return self._err.read_text()
+
+    @property
+    def step(self) -> int:
+        """The newest optimizer step it has reported."""
+        return max((int(step) for step in re.findall(r"^step (\d+)/", self.stderr, re.MULTILINE)), default=0)
 
     def wait_until(self, reached: Callable[[], bool], *, seconds: float = 120.0) -> None:
         """Polls until `reached`; fails when the process ends first."""
@@ -194,10 +229,11 @@ class Run:
         lines = path.read_text().splitlines() if path.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
-    def logged_step(self) -> int:
-        """The newest optimizer step in metrics.csv."""
-        path = self.path / "metrics.csv"
-        return max((int(row["step"]) for row in read_metrics(path)), default=0) if path.exists() else 0
+    def starts(self) -> list[int]:
+        """The optimizer steps it was started and resumed at."""
+        path = self.path / "events.jsonl"
+        events = map(json.loads, path.read_text().splitlines())
+        return [event["step"] for event in events if event["event"] in ("start", "resume")]
 
     def rows(self) -> int:
         """Training rows of its corpus; 0 before they are known."""
@@ -207,7 +243,8 @@ class Run:
     def figures(self) -> list[dict[str, str]]:
         """metrics.csv without the clock's figures."""
         return [
-            {k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_metrics(self.path / "metrics.csv")
+            {k: v for k, v in row.items() if k != "tokens_per_second"}
+            for row in read_metrics(self.path / "metrics.csv")
         ]
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -7,41 +7,29 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Start
-from tests.faults.harness import CliProcess, Inputs, Run, assert_identical
+from tests.faults.fixtures import Reference, Say, Start
+from tests.faults.harness import MAX_STEPS, ROWS_PER_STEP, CliProcess, Inputs, Recipe, Run, assert_identical
 
 pytestmark = pytest.mark.fault
-
-MAX_STEPS = 14
-ROWS_PER_STEP = 12
-BOUNDARIES = {"before_last": -1, "last": 0, "after_last": 1}
-"""Kills with a checkpoint one optimizer step before an epoch's last batch, at it, and one after it."""
-Key = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
 class Case:
     """A run and where it is killed; several kills hit the run and then its resumed self."""
 
-    student: str
+    recipe: Recipe
     workers: int
-    accumulate: int
-    packing: str
     kills: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.student}-w{self.workers}-a{self.accumulate}-{self.packing}-{'+'.join(self.kills)}"
-
-    @property
-    def key(self) -> Key:
-        """What decides the final weights; neither workers nor kills do."""
-        return self.student, self.accumulate, self.packing
+        recipe = self.recipe
+        return f"{recipe.student}-w{self.workers}-a{recipe.accumulate}-{recipe.packing}-{'+'.join(self.kills)}"
 
     @property
     def every(self) -> int:
@@ -50,55 +38,23 @@ class Case:
 
 
 CASES = (
-    Case("distilbert", 0, 1, "full", ("last",)),
-    Case("distilbert", 2, 3, "none", ("random", "random")),
-    Case("albert", 0, 3, "none", ("before_last",)),
-    Case("albert", 2, 1, "none", ("after_last",)),
-    Case("albert", 2, 3, "full", ("last",)),
+    Case(Recipe("distilbert", 1, "full"), 0, ("last",)),
+    Case(Recipe("distilbert", 3, "none"), 2, ("random", "random")),
+    Case(Recipe("albert", 3, "none"), 0, ("before_last",)),
+    Case(Recipe("albert", 1, "none"), 2, ("after_last",)),
+    Case(Recipe("albert", 3, "full"), 2, ("last",)),
 )
 """Every pair of (student, workers, accumulation, packing) is among them."""
-CI_CASES = (Case("distilbert", 2, 1, "full", ("random", "random", "random")), Case("albert", 0, 3, "full", ("random",)))
+CI_CASES = (
+    Case(Recipe("distilbert", 1, "full"), 2, ("random", "random", "random")),
+    Case(Recipe("albert", 3, "full"), 0, ("random",)),
+)
 ALL_CASES = tuple(
-    Case(*settings, (kill,))
-    for *settings, kill in itertools.product(
-        ("distilbert", "albert"), (0, 2), (1, 3), ("full", "none"), ("random", *BOUNDARIES)
+    Case(Recipe(student, accumulate, packing), workers, (kill,))
+    for student, workers, accumulate, packing, kill in itertools.product(
+        ("distilbert", "albert"), (0, 2), (1, 3), ("full", "none"), ("random", "before_last", "last", "after_last")
     )
 )
-
-
-def command(inputs: Inputs, key: Key, *, every: int, workers: int = 0) -> list[str]:
-    """The words of a train command without its folder."""
-    student, accumulate, packing = key
-    return [
-        "train", *inputs.words(), f"student={student}", "student.dropout=0.1", f"data.packing={packing}",
-        f"data.num_workers={workers}", f"data.batch_size={ROWS_PER_STEP // accumulate}", "data.max_length=48",
-        f"trainer.accumulate_grad_batches={accumulate}", f"trainer.max_steps={MAX_STEPS}",
-        "trainer.log_every_n_steps=1", f"checkpoint.every_n_steps={every}",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def reference(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Key], Callable[[], Run]]]:
-    """reference(key): starts the uninterrupted run, once; what it returns waits for its end."""
-    folder = tmp_path_factory.mktemp("references")
-    started: dict[Key, tuple[CliProcess, Run]] = {}
-
-    def begin(key: Key) -> Callable[[], Run]:
-        if key not in started:
-            run = Run(folder / "-".join(map(str, key)))
-            words = command(inputs, key, every=5)
-            started[key] = CliProcess(*words, f"run.dir={run.path}", inputs=inputs, log=folder / "logs" / run.path.name), run
-
-        def wait() -> Run:
-            process, run = started[key]
-            process.succeed()
-            return run
-
-        return wait
-
-    yield begin
-    for process, _ in started.values():
-        process.close()
 
 
 @pytest.mark.parametrize(
@@ -110,47 +66,65 @@ def reference(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ],
 )
 def test_resume_ends_identical_when_killed(
-    case: Case, inputs: Inputs, start: Start, say: Callable[[str], None], tmp_path: Path,
-    reference: Callable[[Key], Callable[[], Run]],
-) -> None:  # fmt: skip
+    case: Case, inputs: Inputs, start: Start, say: Say, tmp_path: Path, reference: Reference
+) -> None:
     seed = int(os.environ.get("FAULT_SEED") or secrets.randbits(32))
-    rng = random.Random(seed)
-    finished = reference(case.key)
-    run = Run(tmp_path / "run")
-    words = [*command(inputs, case.key, every=case.every, workers=case.workers), f"run.dir={run.path}"]
-    process = start(*words)
-    steps = sorted(rng.sample(range(1, MAX_STEPS), len(case.kills)))
-    for kill, step in zip(case.kills, steps, strict=True):
-        began = time.monotonic()
-        if kill == "random":
-            kill_in_step(process, run, step, delay=rng.uniform(0, 0.1))
-        else:
-            kill_at_boundary(process, run, BOUNDARIES[kill])
-        newest = max(run.checkpoints(), default=0)
-        say(
-            f"killed: {kill}, logged step {run.logged_step()}, newest checkpoint {newest}, after"
-            f" {time.monotonic() - began:.2f} s, FAULT_SEED={seed}"
-        )
-        assert not run.events("finish"), "the run had finished: nothing was interrupted"
-        process = start("resume", str(run.path))
+    finished = reference(case.recipe)
+    run, process, newest = interrupted(case, inputs, start, say, tmp_path, seed)
     process.succeed()
-    assert run.events("resume")[-1]["step"] == newest
+    assert run.starts()[-1] == newest
+    assert len(run.starts()) == 1 + len(case.kills)
     assert_identical(run, finished())
 
 
-def kill_in_step(process: CliProcess, run: Run, step: int, *, delay: float) -> None:
-    """Kills `delay` seconds after optimizer step `step` was logged."""
-    process.wait_until(lambda: run.logged_step() >= step)
+def interrupted(
+    case: Case, inputs: Inputs, start: Start, say: Say, folder: Path, seed: int
+) -> tuple[Run, CliProcess, int]:
+    """The case's run after its last kill, the process that resumes it, and the step of its newest checkpoint then."""
+    rng = random.Random(seed)
+    for attempt in range(3):
+        run = Run(folder / f"run{attempt}")
+        process = start(*case.recipe.words(inputs, every=case.every, workers=case.workers), f"run.dir={run.path}")
+        steps = sorted(rng.sample(range(1, MAX_STEPS - 3), len(case.kills)))
+        for kill, step in zip(case.kills, steps, strict=True):
+            began = time.monotonic()
+            on_time = KILLS[kill](process, run, step, rng.uniform(0, 0.05))
+            newest = max(run.checkpoints(), default=0)
+            say(
+                f"killed ({kill}) at step {process.step} with checkpoint {newest}, {time.monotonic() - began:.2f} s after"
+                f" its start, FAULT_SEED={seed}{'' if on_time else ': too late, again'}"
+            )
+            assert not run.events("finish"), "the run had finished: nothing was interrupted"
+            if not on_time:
+                break
+            process = start("resume", str(run.path))
+        else:
+            return run, process, newest
+    pytest.fail("the machine was too busy to kill between two steps")
+
+
+def kill_in_step(process: CliProcess, run: Run, step: int, delay: float) -> bool:
+    """Kills `delay` seconds after optimizer step `step`."""
+    process.wait_until(lambda: process.step >= step)
     time.sleep(delay)
     process.kill()
+    return True
 
 
-def kill_at_boundary(process: CliProcess, run: Run, offset: int) -> None:
-    """Kills while the newest checkpoint is `offset` optimizer steps from the first epoch's last batch."""
+def kill_at_boundary(process: CliProcess, run: Run, step: int, delay: float, *, offset: int) -> bool:
+    """Kills while the newest checkpoint is `offset` optimizer steps from the first epoch's last batch, or fails to."""
     process.wait_until(lambda: run.rows() > 0)
     steps_per_epoch = run.rows() // ROWS_PER_STEP
-    assert 4 <= steps_per_epoch <= 8, "the inputs make too short or too long an epoch"
-    target = steps_per_epoch + offset
-    process.wait_until(lambda: run.checkpoint(target).exists())
+    assert 5 <= steps_per_epoch <= 8, "the inputs make too short or too long an epoch"
+    process.wait_until(run.checkpoint(steps_per_epoch + offset).exists)
     process.kill()
-    assert run.checkpoints()[-1] == target, "the machine was too busy to kill between two steps"
+    return run.checkpoints()[-1] == steps_per_epoch + offset
+
+
+KILLS = {
+    "random": kill_in_step,
+    "before_last": partial(kill_at_boundary, offset=-1),
+    "last": partial(kill_at_boundary, offset=0),
+    "after_last": partial(kill_at_boundary, offset=1),
+}
+"""A checkpoint one optimizer step before an epoch's last batch, at it, and one after it; or anywhere."""

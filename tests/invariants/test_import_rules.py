@@ -22,6 +22,7 @@ LAYERS = (
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"demo_teacher", "heads", "meters", "rundir"},
+    {"hub"},
     {"losses", "storage"},
     {"errors", "types"},
 )

@@ -34,7 +34,7 @@ def main() -> None:
     sums = {"ce_all": 0.0, "ce_predicted": 0.0, "mlm": 0.0, "cos": 0.0}
     attended, predicted = sum(i != PAD for row in IDS for i in row), sum(n != -100 for row in LABELS for n in row)
     gradient = np.zeros((V, H))  # of alpha * ce_all + beta * mlm + gamma * cos in the student's decoder
-    for token, label in ((i, n) for ids, labels in zip(IDS, LABELS, strict=True) for i, n in zip(ids, labels, strict=True)):
+    for token, label in zip(np.ravel(IDS), np.ravel(LABELS), strict=True):
         if token == PAD:
             continue
         h, g = hidden["student"][token], hidden["teacher"][token]

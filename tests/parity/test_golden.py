@@ -67,7 +67,7 @@ def golden_objective(positions: str) -> Objective:
 def test_objective_gives_golden_numbers_when_batch_is_padded(positions: str, cuts: list[slice]) -> None:
     student, teacher, objective = LookupLM("student"), FrozenTeacher(LookupLM("teacher")), golden_objective(positions)
     outputs = [objective(student, teacher, batch) for batch in micro_batches(cuts)]
-    assert sum(float(o.loss) for o in outputs) == pytest.approx(GOLDEN["totals"][positions], rel=1e-12)
+    assert sum(o.loss.item() for o in outputs) == pytest.approx(GOLDEN["totals"][positions], rel=1e-12)
     for name, golden_name in (("ce", f"ce_{positions}"), ("mlm", "mlm"), ("cos", "cos")):
         count = sum(int(o.sums[name].count) for o in outputs)
         assert count == GOLDEN["counts"][golden_name]

@@ -115,20 +115,24 @@ def test_order_changes_with_seed_and_epoch_when_nothing_else_does(shape) -> None
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_row_is_seen_when_epochs_pass(shape) -> None:
-    plan = make_plan(**shape, accumulate=3)
-    assert plan.dropped_rows > 0
+    plan = make_plan(**shape, accumulate=30)
+    assert plan.dropped_rows > 60
     seen = {row for epoch in range(40) for step in steps_of(plan, epoch) for row in step}
     assert seen == set(range(203))
 
 
 def test_tokens_bound_every_batch_when_batch_tokens_is_given() -> None:
     for max_length in (T, 64):  # T is no multiple of 8: lengths 49 to 56 pad to 56, 57 to 60 to 60
-        plan = make_plan(packing="none", batch_tokens=200, max_length=max_length)
+        plan = make_plan(packing="none", batch_tokens=230, max_length=max_length)
         batches = [batch.rows for batch in epoch_of(plan)[0]]
         cost = [len(rows) * padded_length(LENGTHS[rows], max_length).max() for rows in batches]
-        assert max(cost) <= 200
-        assert np.mean(cost) > 150
+        assert max(cost) <= 230
+        assert np.mean(cost) > 170
     assert {len(batch.rows) for batch in epoch_of(make_plan(packing="full", batch_tokens=4 * T + 7))[0]} == {4}
+
+
+def test_padded_length_goes_up_by_eights_when_below_the_longest() -> None:
+    assert padded_length(np.asarray([1, 8, 9, 56, 57, 60]), 60).tolist() == [8, 8, 16, 56, 60, 60]
 
 
 def test_padding_is_small_and_steps_are_shuffled_when_rows_go_by_length() -> None:

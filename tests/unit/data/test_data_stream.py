@@ -77,6 +77,20 @@ def test_stream_is_the_tail_when_it_starts_late(make_module, shape) -> None:
     assert not any(equal(one, two) for one in first for two in second)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masks_follow_from_seed_epoch_and_row_when_epochs_pass(make_module, shape) -> None:
+    module = make_module(**shape, seed=5)
+    assert module.prepare() is module.prepare()
+    plan, rows = module.plan(), module.prepare().train["input_ids"]
+    boundary = plan.steps_per_epoch
+    batches = module.train_stream(start_step=boundary - 1, end_step=boundary + 1)
+    for batch, spec in zip(batches, plan.micro_batches(0, boundary - 1, boundary + 1), strict=True):
+        for line, index in enumerate(spec.rows.tolist()):
+            expected, _ = module.masker.mask(np.asarray(rows[index]), seed=5, epoch=spec.epoch, index=index)
+            assert batch.input_ids[line, : len(expected)].tolist() == expected.tolist()
+    assert (spec.epoch, spec.step) == (1, boundary)
+
+
 def test_stream_has_no_length_when_it_has_no_end(make_module) -> None:
     loader = make_module(batch_size=4).train_stream()
     with pytest.raises(TypeError):

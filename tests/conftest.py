@@ -1,0 +1,3 @@
+"""Fixtures of the tests that drive the command line."""
+
+pytest_plugins = ["tests.faults.fixtures"]

@@ -1,0 +1,133 @@
+"""What `resume` takes, refuses and passes over; every case starts from a copy of one finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distillkit.training.checkpointing import MANIFEST, STATE
+from tests.faults.fixtures import Call, Reference
+from tests.faults.harness import MAX_STEPS, Inputs, Recipe, Run, assert_identical
+
+
+@pytest.fixture
+def finished(reference: Reference, tmp_path: Path) -> Run:
+    """A copy of a finished run with checkpoints at steps 10 and 14."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(reference(Recipe())().path, run.path)
+    assert run.checkpoints() == [10, MAX_STEPS]
+    return run
+
+
+@pytest.fixture
+def unfinished(finished: Run) -> Run:
+    """The same, as if killed after its last checkpoint."""
+    events = finished.path / "events.jsonl"
+    events.write_text("".join(line for line in events.read_text().splitlines(True) if "finish" not in line))
+    shutil.rmtree(finished.path / "student")
+    return finished
+
+
+def test_resume_says_so_and_exits_0_when_finished(finished: Run, call: Call) -> None:
+    before = sorted(finished.path.rglob("*"))
+    result = call("resume", str(finished.path))
+    assert result.code == 0
+    assert "finished already" in result.out
+    assert sorted(finished.path.rglob("*")) == before
+
+
+def test_resume_continues_when_max_steps_is_larger(finished: Run, call: Call) -> None:
+    result = call("resume", str(finished.path), f"trainer.max_steps={MAX_STEPS + 2}")
+    assert result.code == 0, result.err
+    assert finished.starts() == [0, MAX_STEPS]
+    assert finished.events("finish")[-1]["step"] == finished.checkpoints()[-1] == MAX_STEPS + 2
+    assert [row["step"] for row in finished.figures() if "train/loss" in row] == [
+        str(step) for step in range(1, MAX_STEPS + 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", ["data.batch_size=6", "seed=1", "optimizer.lr=0.1", "trainer.accumulate_grad_batches=2"]
+)
+def test_resume_is_refused_naming_the_difference_when_the_configuration_changed(
+    change: str, unfinished: Run, call: Call
+) -> None:
+    key, _, value = change.partition("=")
+    before = (unfinished.path / "config.yaml").read_text()
+    result = call("resume", str(unfinished.path), change)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ") and f"{key}: " in line and f" -> {value}" in line
+    assert (unfinished.path / "config.yaml").read_text() == before
+
+
+def test_resume_is_refused_when_the_corpus_changed(inputs: Inputs, call: Call, tmp_path: Path) -> None:
+    own = replace(inputs, corpus=tmp_path / "corpus.txt")
+    shutil.copy(inputs.corpus, own.corpus)
+    words = [*Recipe().words(own, every=1), f"run.dir={tmp_path / 'run'}"]
+    assert call(*words, "trainer.max_steps=2").code == 0
+    own.corpus.write_text(own.corpus.read_text().replace("w1 ", "w2 ", 1))
+    result = call("resume", str(tmp_path / "run"), "trainer.max_steps=3")
+    assert result.code == 2
+    assert result.err.startswith(f"error: data.path={own.corpus}: ")
+
+
+def test_resume_is_refused_when_max_steps_is_behind_the_run(unfinished: Run, call: Call) -> None:
+    result = call("resume", str(unfinished.path), "trainer.max_steps=3")
+    assert result.code == 2
+    assert f"at step {MAX_STEPS}" in result.err
+
+
+def test_resume_is_refused_when_the_folder_is_not_a_run(call: Call, tmp_path: Path) -> None:
+    result = call("resume", str(tmp_path))
+    assert result.code == 2
+    assert result.err.startswith("error: RUN_DIR=")
+
+
+def truncate(checkpoint: Path) -> None:
+    """Cuts the state in half."""
+    state = checkpoint / STATE
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    """Changes one bit in the middle of the state."""
+    content = bytearray((checkpoint / STATE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / STATE).write_bytes(content)
+
+
+def lose_the_manifest(checkpoint: Path) -> None:
+    """What a copy that was interrupted leaves."""
+    (checkpoint / MANIFEST).unlink()
+
+
+def empty_the_manifest(checkpoint: Path) -> None:
+    """What a file system may leave after a power cut."""
+    (checkpoint / MANIFEST).write_text(json.dumps({}))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_the_manifest, empty_the_manifest])
+def test_resume_takes_the_checkpoint_before_and_says_so_when_the_newest_is_damaged(
+    damage: Callable[[Path], None], unfinished: Run, call: Call, reference: Reference
+) -> None:
+    damage(unfinished.checkpoint(MAX_STEPS))
+    result = call("resume", str(unfinished.path))
+    assert result.code == 0, result.err
+    skipped = [line for line in result.err.splitlines() if line.startswith("warning: skipped")]
+    assert len(skipped) == 1 and unfinished.checkpoint(MAX_STEPS).name in skipped[0]
+    assert unfinished.starts() == [0, 10]
+    assert_identical(unfinished, reference(Recipe())())
+
+
+def test_resume_ends_identical_when_the_run_was_moved(unfinished: Run, call: Call, reference: Reference) -> None:
+    shutil.rmtree(unfinished.checkpoint(MAX_STEPS))
+    moved = Run(unfinished.path.rename(unfinished.path.with_name("moved")))
+    result = call("resume", str(moved.path))
+    assert result.code == 0, result.err
+    assert_identical(moved, reference(Recipe())())
