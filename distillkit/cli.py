@@ -161,7 +161,7 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
     """The settled and checked configuration; None when it was only to be printed."""
     from omegaconf import OmegaConf
 
-    from distillkit import config
+    from distillkit import config, validation
 
     cfg, hydra = config.load(name, overrides, args.config_dir)
     if args.cfg:
@@ -170,7 +170,7 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
         print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
         return None
     settled = config.settle(cfg, hydra)
-    (config.validate if name == "train" else config.check_targets)(settled)
+    (validation.validate if name == "train" else validation.check_targets)(settled)
     return settled
 
 

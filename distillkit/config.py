@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import difflib
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
@@ -20,17 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distillkit.errors import ConfigError
 
-PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
-_TARGETS = (
-    "distillkit.",
-    "pytorch_lightning.Trainer",
-    "pytorch_lightning.callbacks.",
-    "pytorch_lightning.loggers.",
-    "pytorch_lightning.strategies.",
-    "pytorch_lightning.profilers.",
-    "torch.optim.",
-    "transformers.get_",
-)
 _PATHS = ("teacher.path", "tokenizer.path", "student.init_from", "student.path", "data.path", "data.valid_path",
           "data.cache_dir", "run.dir")  # fmt: skip
 
@@ -83,6 +70,9 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
 def _composition_error(error: Exception, name: str, overrides: Sequence[str]) -> ConfigError:
     """One line for a composition that failed, with the nearest existing key or option."""
     pairs = [override.lstrip("+~").partition("=") for override in overrides]
+    if "Ambiguous value" in str(error):
+        key, _, value = next(pair for pair in pairs if "," in pair[2])
+        raise ConfigError("several values", key=key, value=value, fix=f"a list is {key}=[{value}], a sweep needs -m")
     groups = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()}
     known = set(groups) | set(keys(name, [o for o in overrides if o.partition("=")[0].split("@")[0] in groups]))
     for key, _, value in pairs:
@@ -159,6 +149,8 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
         name = hydra.runtime.choices.get("experiment") or "train"
         if is_first_rank():  # the other ranks compose again, seconds later: they must come to the same folder
             os.environ["DISTILLKIT_RUN_DIR"] = f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        elif "DISTILLKIT_RUN_DIR" not in os.environ:
+            raise ConfigError("the ranks must know their folder", key="run.dir", value=None, fix="set run.dir=FOLDER")
         cfg.run.dir = os.environ["DISTILLKIT_RUN_DIR"]
     for key in _PATHS:
         value = OmegaConf.select(cfg, key)
@@ -188,144 +180,6 @@ def _absolute(value: Any, key: str) -> Any:
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value
 
 
-def validate(cfg: dict[str, Any]) -> None:
-    """Checks every value and cross-field rule that can be checked without loading anything.
-
-    Args:
-        cfg: from `settle`.
-
-    Raises:
-        ConfigError: the first rule that does not hold.
-    """
-    check_targets(cfg)
-    _number(cfg, "seed", low=0, integer=True)
-    _validate_loss(cfg)
-    _validate_sources(cfg)
-    for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
-        _number(cfg, key, low=0, high=high, open_ends=True)
-    for key in ("masking.mask_fraction", "masking.random_fraction"):
-        _number(cfg, key, low=0, high=1)
-    for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
-        _number(cfg, key, low=0)
-    for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
-                "trainer.log_every_n_steps", "data.batch_size", "data.batch_tokens"):  # fmt: skip
-        _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
-    _number(cfg, "data.max_length", low=8, integer=True)
-    _number(cfg, "data.num_workers", low=0, integer=True)
-    _validate_trainer(cfg["trainer"])
-
-
-def _validate_loss(cfg: dict[str, Any]) -> None:
-    loss = cfg["loss"]
-    for name in ("alpha", "beta", "gamma"):
-        _number(cfg, f"loss.{name}", low=0)
-    _number(cfg, "loss.temperature", low=0, high=100, open_ends="low", fix="set loss.temperature=2.0")
-    if loss["positions"] not in ("all", "predicted"):
-        raise ConfigError("no such choice", key="loss.positions", value=loss["positions"], allowed="all, predicted")
-    weights = {name: term["weight"] for name, term in loss["terms"].items()}
-    if not any(weights.values()):
-        raise ConfigError(
-            "every weight is 0, nothing to train on", key="loss.alpha,loss.beta,loss.gamma", value="0,0,0",
-            allowed="at least one > 0", fix="set loss.beta=2.0",
-        )  # fmt: skip
-
-
-def _validate_sources(cfg: dict[str, Any]) -> None:
-    teacher, student, loss = cfg["teacher"], cfg["student"], cfg["loss"]
-    if teacher["_target_"] is not None and not teacher["path"]:
-        raise ConfigError(
-            "no teacher is given", key="teacher.path", value=None, allowed="a folder, a hub name, demo",
-            fix="set teacher.path=FOLDER, or choose teacher=demo or teacher=none",
-        )  # fmt: skip
-    if teacher["_target_"] is None and teacher["path"]:
-        raise ConfigError(
-            "teacher=none has no path", key="teacher.path", value=teacher["path"], fix="drop teacher=none"
-        )
-    if teacher["_target_"] is None and not student["init_from"]:
-        raise ConfigError(
-            "without a teacher the student needs initial weights", key="student.init_from", value=None,
-            allowed="a folder, a hub name, demo", fix="set student.init_from=FOLDER",
-        )  # fmt: skip
-    if teacher["_target_"] is None and not loss["beta"]:
-        raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
-    if "path" in cfg["data"] and not cfg["data"]["path"]:
-        raise ConfigError("no corpus is given", key="data.path", value=None, fix="set data.path='*.txt' or data=demo")
-
-
-def _validate_trainer(trainer: dict[str, Any]) -> None:
-    steps, epochs = trainer["max_steps"], trainer["max_epochs"]
-    if not isinstance(steps, int) or steps < -1 or steps == 0 or (steps == -1 and not epochs):
-        raise ConfigError(
-            "how long to train", key="trainer.max_steps", value=steps,
-            allowed="> 0, or -1 with trainer.max_epochs", fix="set trainer.max_steps=1000",
-        )  # fmt: skip
-    if epochs is not None and not (isinstance(epochs, int) and epochs > 0):
-        raise ConfigError("must be a positive whole number", key="trainer.max_epochs", value=epochs, allowed="> 0")
-    if str(trainer["precision"]) not in PRECISIONS:
-        raise ConfigError(
-            "not supported", key="trainer.precision", value=trainer["precision"], allowed=", ".join(PRECISIONS),
-            fix="set trainer.precision=bf16-mixed",
-        )  # fmt: skip
-
-
-def _number(
-    cfg: dict[str, Any],
-    key: str,
-    *,
-    low: float,
-    high: float = math.inf,
-    open_ends: bool | str = False,
-    integer: bool = False,
-    optional: bool = False,
-    fix: str | None = None,
-) -> None:
-    value: Any = cfg
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return  # an optimizer or schedule of the user's own need not have it
-        value = value[part]
-    if value is None and optional:
-        return
-    low_open, high_open = bool(open_ends), open_ends is True or high == math.inf
-    text = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-    right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    inside = (
-        right_type and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
-    )
-    if not inside:
-        kind = "whole number" if integer else "number"
-        raise ConfigError(f"must be a {kind} in the allowed range", key=key, value=value, allowed=text, fix=fix)
-
-
-def check_targets(cfg: dict[str, Any]) -> None:
-    """Refuses a `_target_` outside distillkit and the named parts of its libraries: Hydra would call anything.
-
-    Args:
-        cfg: nested plain values; `run.trusted_modules` lets a user's own packages in.
-
-    Raises:
-        ConfigError: naming the target and how to allow it.
-    """
-    trusted = tuple(f"{name}." for name in cfg["run"]["trusted_modules"])
-    for key, value in _targets(cfg):
-        if not value.startswith(_TARGETS + trusted):
-            raise ConfigError(
-                "not a class that a configuration may name", key=key, value=value, allowed=", ".join(_TARGETS),
-                fix=f"if it is your own code: run.trusted_modules=[{value.partition('.')[0]}]",
-            )  # fmt: skip
-
-
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if name == "_target_" and value is not None:
-                yield key, str(value)
-            yield from _targets(value, f"{key}.{name}".lstrip("."))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{key}[{index}]")
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) for every value that differs between two settled configurations."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
@@ -334,7 +188,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def with_changes(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of a settled configuration with `key=value` changes; values are read as YAML.
+    """A copy of a settled configuration with `key=value` changes; values are read as OmegaConf does.
 
     Raises:
         ConfigError: not of that form, or an unknown key.
@@ -350,7 +204,8 @@ def with_changes(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         node = changed
         for name in parents:
             node = node[name]
-        node[last] = yaml.safe_load(text)
+        value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+        node[last] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     return changed
 
 

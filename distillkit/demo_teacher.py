@@ -42,7 +42,6 @@ def demo_model() -> BertForMaskedLM:
     weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
     weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
     model.load_state_dict(weights, strict=True)
-    model.tie_weights()
     return model.eval()
 
 

@@ -123,7 +123,7 @@ def masked_lm(student_logits: Tensor, labels: Tensor) -> LossSum:
 def cosine_distance(student_hidden: Tensor, teacher_hidden: Tensor) -> LossSum:
     """Sum of 1 - cos(student, teacher) over positions.
 
-    Computed as half the squared distance of the unit vectors, which does not cancel for nearly parallel ones. A zero
+    Computed as half the squared distance of the unit vectors, which does not cancel for nearly equal ones. A zero
     vector counts as 1/2 (LayerNorm outputs are never zero).
 
     Args:
@@ -140,9 +140,14 @@ def cosine_distance(student_hidden: Tensor, teacher_hidden: Tensor) -> LossSum:
     """
     if student_hidden.shape != teacher_hidden.shape or student_hidden.dim() != 2:
         raise ValueError(f"hidden must both be [N, H], got {[*student_hidden.shape]} and {[*teacher_hidden.shape]}")
-    student = F.normalize(_at_least_float32(student_hidden), dim=-1)
-    teacher = F.normalize(_at_least_float32(teacher_hidden.detach()), dim=-1)
-    return LossSum((student - teacher).square().sum() / 2, torch.tensor(len(student), device=student.device))
+    student, teacher = _at_least_float32(student_hidden), _at_least_float32(teacher_hidden.detach())
+    own, other = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (student, teacher))
+    gap = student - teacher
+    surplus = (gap * (student + teacher)).sum(-1, keepdim=True) / (own + other)  # |student| - |teacher|
+    shorter = torch.where(own < other, student, teacher)
+    # the unit vectors' difference, subtracted before anything is rounded
+    apart = (gap - shorter * (surplus / torch.minimum(own, other))) / torch.maximum(own, other)
+    return LossSum(apart.square().sum() / 2, torch.tensor(len(student), device=student.device))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

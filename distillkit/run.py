@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distillkit import __version__, config
+from distillkit import __version__, config, validation
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.errors import ConfigError, DistillkitError, RunStateError, StorageError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
@@ -212,7 +212,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         began = config.relocated(began, began["run"]["dir"], here)
         stored = folder.config
         cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
-        config.validate(cfg)
+        validation.validate(cfg)
         _refuse_changes(began, cfg)
         steps = cfg["trainer"]["max_steps"]
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:

@@ -107,7 +107,7 @@ class RunFolder:
         """Lets go of the folder; folders made here in which nothing else was written are removed."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                if self._new and {p.name for p in self.path.iterdir()} <= {_LOCK, ERRORS}:
+                if self._new and not (self.path / CONFIG).exists():
                     (self.path / _LOCK).unlink()
                 for folder in self._made:
                     folder.rmdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distillkit.errors import StorageError
 
-_UNFINISHED, _DOOMED = ".writing-", ".removing-"
+_UNFINISHED, _DOOMED, _REPLACED = ".writing-", ".removing-", ".replaced-"
 
 
 @contextlib.contextmanager
@@ -34,10 +34,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
         staging.mkdir(parents=True)
         yield staging
         sync_folder(staging)
+        replaced = folder.with_name(f"{_REPLACED}{folder.name}")
         if folder.exists():
-            remove_folder(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
         os.replace(staging, folder)
         sync_folder(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, RuntimeError) as error:
         written = sum(f.stat().st_size for f in staging.glob("**/*") if f.is_file()) if staging.exists() else 0
         shutil.rmtree(staging, ignore_errors=True)
@@ -56,7 +59,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Removes what killed writes and removals left in a folder. Only for who owns it alone."""
+    """Removes what killed writes and removals left in a folder. Only for who owns it alone.
+
+    What was about to be replaced is put back when its successor did not arrive.
+    """
+    for replaced in parent.glob(f"{_REPLACED}*"):
+        successor = parent / replaced.name.removeprefix(_REPLACED)
+        if successor.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(successor)
     for leftover in [*parent.glob(f"{_UNFINISHED}*"), *parent.glob(f"{_DOOMED}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 

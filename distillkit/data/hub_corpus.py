@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from distillkit.data.checks import digest
 from distillkit.data.corpus import require_text_column
@@ -73,6 +75,8 @@ class HubCorpus:
         return None if self.valid_split is None else self._load(self.valid_split)
 
     def _load(self, split: str) -> datasets.Dataset:
+        if not Path(self.name).exists() and not _hub_in_reach(self.name):
+            datasets.config.HF_HUB_OFFLINE = True  # looks in the cache at once instead of retrying for a minute
         try:
             with quiet():
                 # datasets 5 runs no code of a data set; saying so keeps an older one from asking
@@ -87,3 +91,14 @@ class HubCorpus:
         columns = {name: str(getattr(feature, "dtype", "nested")) for name, feature in loaded.features.items()}
         require_text_column(self.text_column, columns, self.name)
         return loaded
+
+
+def _hub_in_reach(name: str) -> bool:
+    """Whether the hub answers within seconds, whatever it says about the data set."""
+    try:
+        HfApi().dataset_info(name, timeout=5)
+    except (HfHubHTTPError, ValueError):
+        return True
+    except Exception:  # each HTTP library has its own
+        return False
+    return True

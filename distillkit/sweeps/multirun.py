@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from distillkit import config
+from distillkit import config, validation
 
 FAILED_ARMS = 5
 
@@ -64,6 +64,6 @@ def _arms(overrides: list[str], config_dir: str | None) -> list[tuple[list[str],
         words = [word for word in combination if not word.startswith("run.dir=")]
         cfg, hydra = config.load("train", words, config_dir)
         name = hydra.runtime.choices.get("experiment") or "train"
-        config.validate(config.settle(cfg, hydra))
+        validation.validate(config.settle(cfg, hydra))
         arms.append((words, name))
     return arms

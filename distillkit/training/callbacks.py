@@ -60,6 +60,8 @@ class Checkpointer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes SIGTERM and SIGINT over: Lightning's own handling stops in the middle of an accumulation."""
+        assert isinstance(pl_module, DistillationModule)
+        self._saved_step = pl_module.resumed_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._ask_to_stop)

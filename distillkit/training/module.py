@@ -58,7 +58,7 @@ class DistillationModule(pl.LightningModule):
             teacher is not None
         )
         self.valid_meter = TermMeter(list(self.valid_terms))
-        self._resumed_step = 0
+        self.resumed_step = 0
         self._tokens, self._window_start = 0, 0.0
 
     # --- data order and resume -------------------------------------------------------------------
@@ -108,16 +108,16 @@ class DistillationModule(pl.LightningModule):
         the step is all the loop state there is. Lightning's own would replay epochs (its issue 21938).
         """
         checkpoint.pop("loops", None)
-        self._resumed_step = checkpoint["global_step"]
+        self.resumed_step = checkpoint["global_step"]
         if self.global_rank == 0:  # the saved window is already the sum over ranks
             self.meter.sums = checkpoint["meter"]
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            datamodule.start_step = self._resumed_step
+            datamodule.start_step = self.resumed_step
 
     def on_train_start(self) -> None:
         """Tells the Trainer how far a resumed run is, so that max_steps, logs and validation go on counting."""
-        loop, step = self.trainer.fit_loop.epoch_loop, self._resumed_step
+        loop, step = self.trainer.fit_loop.epoch_loop, self.resumed_step
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step

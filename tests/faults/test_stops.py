@@ -78,7 +78,7 @@ def test_run_stops_with_4_and_keeps_earlier_checkpoints_when_a_file_may_not_grow
     process = start(*FOREVER.words(inputs, every=2, workers=workers), f"run.dir={run.path}")
     process.wait_until(lambda: len(run.checkpoints()) >= 2)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
-    assert_error(process, 4, "cannot write", "checkpoints/step_")
+    assert_error(process, 4, "cannot be written", "checkpoints/step_")
     assert_whole(run)
 
 

@@ -24,7 +24,7 @@ def logit_pair(distance: float, scale: float = 3.0) -> tuple[Tensor, Tensor]:
 def exact_kl(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """T^2 * sum of KL(p || q) and its gradient, in float64 and without cancellation.
 
-    With d = (teacher - student) / T, KL = log sum p exp(-d) + sum p d, where log sum p exp(-d) = log1p(sum p expm1(-d)).
+    With d = (teacher - student) / T centred so that sum p d = 0, KL = log sum p exp(-d) = log1p(sum p (expm1(-d) + d)).
     """
     s, t = student.detach().double(), teacher.double()
     p, d = torch.softmax(t / T, -1), (t - s) / T

@@ -90,10 +90,10 @@ def test_watch_blames_the_loss_before_its_gradient_when_both_fail_in_one_step() 
 def test_clip_equals_torch_when_by_norm(limit: float) -> None:
     torch.manual_seed(0)
     parameters: list[Tensor] = [nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(5))]
-    for p in parameters:
+    twins, idle = copy.deepcopy(parameters), nn.Parameter(torch.zeros(2))
+    for p, twin in zip(parameters, twins, strict=True):
         p.grad = torch.randn_like(p)
-    idle = nn.Parameter(torch.zeros(2))
-    twins = copy.deepcopy(parameters)
+        twin.grad = p.grad.clone()
     norm = clip_gradients([*parameters, idle], limit, "norm")
     expected = torch.nn.utils.clip_grad_norm_(twins, limit)
     assert norm == expected

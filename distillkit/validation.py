@@ -1,0 +1,175 @@
+"""Checks a settled configuration before anything heavy is imported or loaded."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distillkit.errors import ConfigError
+
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
+_TARGETS = (
+    r"pytorch_lightning\.(Trainer|(callbacks|loggers|strategies|profilers)\.\w+)",
+    r"torch\.optim\.(lr_scheduler\.)?\w+",
+    r"transformers\.get_\w+",
+)
+
+
+def validate(cfg: dict[str, Any]) -> None:
+    """Checks every value and cross-field rule that can be checked without loading anything.
+
+    Args:
+        cfg: from `settle`.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    check_targets(cfg)
+    _number(cfg, "seed", low=0, integer=True)
+    _validate_loss(cfg)
+    _validate_sources(cfg)
+    for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
+        _number(cfg, key, low=0, high=high, open_ends=True)
+    for key in ("masking.mask_fraction", "masking.random_fraction"):
+        _number(cfg, key, low=0, high=1)
+    for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
+        _number(cfg, key, low=0)
+    for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
+                "trainer.log_every_n_steps", "data.batch_size", "data.batch_tokens"):  # fmt: skip
+        _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
+    _number(cfg, "data.max_length", low=8, integer=True)
+    _number(cfg, "data.num_workers", low=0, integer=True)
+    _validate_trainer(cfg["trainer"])
+
+
+def _validate_loss(cfg: dict[str, Any]) -> None:
+    loss = cfg["loss"]
+    for name in ("alpha", "beta", "gamma"):
+        _number(cfg, f"loss.{name}", low=0)
+    _number(cfg, "loss.temperature", low=0, high=100, open_ends="low", fix="set loss.temperature=2.0")
+    if loss["positions"] not in ("all", "predicted"):
+        raise ConfigError("no such choice", key="loss.positions", value=loss["positions"], allowed="all, predicted")
+    weights = {name: term["weight"] for name, term in loss["terms"].items()}
+    if not any(weights.values()):
+        raise ConfigError(
+            "every weight is 0, nothing to train on", key="loss.alpha,loss.beta,loss.gamma", value="0,0,0",
+            allowed="at least one > 0", fix="set loss.beta=2.0",
+        )  # fmt: skip
+
+
+def _validate_sources(cfg: dict[str, Any]) -> None:
+    teacher, student, loss = cfg["teacher"], cfg["student"], cfg["loss"]
+    if teacher["_target_"] is not None and not teacher["path"]:
+        raise ConfigError(
+            "no teacher is given", key="teacher.path", value=None, allowed="a folder, a hub name, demo",
+            fix="set teacher.path=FOLDER, or choose teacher=demo or teacher=none",
+        )  # fmt: skip
+    if teacher["_target_"] is None and teacher["path"]:
+        raise ConfigError(
+            "teacher=none has no path", key="teacher.path", value=teacher["path"], fix="drop teacher=none"
+        )
+    if teacher["_target_"] is None and not student["init_from"]:
+        raise ConfigError(
+            "without a teacher the student needs initial weights", key="student.init_from", value=None,
+            allowed="a folder, a hub name, demo", fix="set student.init_from=FOLDER",
+        )  # fmt: skip
+    if teacher["_target_"] is None and not loss["beta"]:
+        raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
+    if "path" in student and not student["path"]:
+        raise ConfigError("no run is given", key="student.path", value=None, fix="set student.path=RUN_DIR")
+    for key, example in (("path", "'*.txt'"), ("name", "wikitext")):
+        if key in cfg["data"] and not cfg["data"][key]:
+            raise ConfigError("no corpus is given", key=f"data.{key}", value=None, fix=f"set data.{key}={example}")
+
+
+def _validate_trainer(trainer: dict[str, Any]) -> None:
+    steps, epochs = trainer["max_steps"], trainer["max_epochs"]
+    if not isinstance(steps, int) or steps < -1 or steps == 0 or (steps == -1 and not epochs):
+        raise ConfigError(
+            "how long to train", key="trainer.max_steps", value=steps,
+            allowed="> 0, or -1 with trainer.max_epochs", fix="set trainer.max_steps=1000",
+        )  # fmt: skip
+    if epochs is not None and not (isinstance(epochs, int) and epochs > 0):
+        raise ConfigError("must be a positive whole number", key="trainer.max_epochs", value=epochs, allowed="> 0")
+    if str(trainer["precision"]) not in PRECISIONS:
+        raise ConfigError(
+            "not supported", key="trainer.precision", value=trainer["precision"], allowed=", ".join(PRECISIONS),
+            fix="set trainer.precision=bf16-mixed",
+        )  # fmt: skip
+
+
+def _number(
+    cfg: dict[str, Any],
+    key: str,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_ends: bool | str = False,
+    integer: bool = False,
+    optional: bool = False,
+    fix: str | None = None,
+) -> None:
+    value: Any = cfg
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return  # an optimizer or schedule of the user's own need not have it
+        value = value[part]
+    if value is None and optional:
+        return
+    low_open, high_open = bool(open_ends), open_ends is True or high == math.inf
+    text = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+    right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    inside = (
+        right_type and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
+    )
+    if not inside:
+        kind = "whole number" if integer else "number"
+        raise ConfigError(f"must be a {kind} in the allowed range", key=key, value=value, allowed=text, fix=fix)
+
+
+def check_targets(cfg: dict[str, Any]) -> None:
+    """Refuses a `_target_` outside distillkit and the named parts of its libraries: Hydra would call anything.
+
+    Args:
+        cfg: nested plain values; `run.trusted_modules` lets a user's own packages in.
+
+    Raises:
+        ConfigError: naming the target and how to allow it.
+    """
+    trusted = tuple(f"{name}." for name in cfg["run"]["trusted_modules"])
+    allowed = "distillkit, pytorch_lightning, torch.optim, transformers.get_*"
+    for key, value in _targets(cfg):
+        if not (value.startswith(trusted) or _is_ours(value) or any(re.fullmatch(t, value) for t in _TARGETS)):
+            raise ConfigError(
+                "not a class that a configuration may name", key=key, value=value, allowed=allowed,
+                fix=f"if it is your own code: run.trusted_modules=[{value.partition('.')[0]}]",
+            )  # fmt: skip
+
+
+def _is_ours(target: str) -> bool:
+    """Whether a dotted name is defined in distillkit; what its modules import, such as os, is not."""
+    package, *path = target.split(".")
+    if package != "distillkit":
+        return False
+    file = Path(__file__).parent
+    while path and (file / path[0]).is_dir():
+        file /= path.pop(0)
+    if len(path) < 2 or not (file / f"{path[0]}.py").is_file():
+        return False
+    tree = ast.parse((file / f"{path[0]}.py").read_text())
+    return path[1] in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name == "_target_" and value is not None:
+                yield key, str(value)
+            yield from _targets(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{key}[{index}]")

@@ -1,0 +1,132 @@
+"""A run's folder: one holder, nothing overwritten, nothing left behind by a run that never started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from distillkit.errors import DataError, Preempted, RunStateError, StorageError
+from distillkit.rundir import CONFIG, ERRORS, EVENTS, RunFolder
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def start(path: Path) -> RunFolder:
+    folder = RunFolder(path, new=True)
+    folder.write_config({"seed": 1}, ["seed=1"], {"corpus": "abc"})
+    return folder
+
+
+def _hold(path: Path, ready: Connection) -> None:
+    folder = start(path)
+    ready.send(os.getpid())
+    signal.pause()
+    folder.release()
+
+
+def test_folder_is_refused_with_the_pid_while_held_and_free_at_once_when_the_holder_is_killed(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", there))
+    holder.start()
+    pid = here.recv()
+    try:
+        for new in (True, False):
+            with pytest.raises(RunStateError, match=rf"run\.dir=\S+: in use by process {pid};"):
+                RunFolder(tmp_path / "run", new=new)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        holder.join()
+    with RunFolder(tmp_path / "run", new=False) as folder:
+        assert folder.config == {"seed": 1}
+
+
+def test_folder_is_refused_when_it_holds_a_run_and_names_resume(tmp_path: Path) -> None:
+    start(tmp_path / "run").release()
+    before = names(tmp_path / "run")
+    with pytest.raises(RunStateError, match=r"holds a run already; fix: distillkit resume .*run$"):
+        RunFolder(tmp_path / "run", new=True)
+    assert names(tmp_path / "run") - {".lock"} == before - {".lock"}
+
+
+def test_folder_is_refused_and_left_alone_when_it_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunStateError, match=r"not empty \(thesis\.tex\)"):
+        RunFolder(tmp_path, new=True)
+    assert names(tmp_path) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_folder_holds_nothing_but_the_error_when_the_run_fails_before_it_starts(tmp_path: Path, existed: bool) -> None:
+    path = tmp_path / "runs" / "a"
+    if existed:
+        path.mkdir(parents=True)
+    with pytest.raises(DataError), RunFolder(path, new=True):
+        raise DataError("the corpus is empty")
+    assert names(path) == {ERRORS}
+    assert "the corpus is empty" in (path / ERRORS).read_text()
+
+
+def test_folder_can_be_taken_again_when_only_an_error_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError), RunFolder(tmp_path / "run", new=True):
+        raise DataError("the corpus is empty")
+    with start(tmp_path / "run") as folder:
+        assert ERRORS not in names(folder.path)
+
+
+def test_folder_and_its_new_parents_vanish_when_nothing_was_written(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "a" / "b", new=True):
+        pass
+    assert names(tmp_path) == set()
+
+
+def test_folder_blames_nobody_when_the_run_was_preempted(tmp_path: Path) -> None:
+    with pytest.raises(Preempted), start(tmp_path / "run"):
+        raise Preempted("stopped")
+    assert ERRORS not in names(tmp_path / "run")
+
+
+def test_folder_is_refused_when_resume_finds_no_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RunStateError, match="not a run's folder"):
+            RunFolder(path, new=False)
+    assert names(tmp_path) == set()
+
+
+def test_folder_is_a_storage_error_when_it_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"run\.dir=\S+: cannot be written") as caught:
+        RunFolder(tmp_path / "file" / "run", new=True)
+    assert caught.value.exit_code == 4
+
+
+def test_folder_is_neither_locked_nor_written_when_held_by_another_rank(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", new=True, held=False) as folder:
+        folder.write_config({}, [], {})
+        folder.event("start", step=0)
+    assert names(tmp_path) == set()
+
+
+def test_folder_gives_back_what_was_written(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as folder:
+        assert folder.config == {"seed": 1}
+        assert folder.facts == {"corpus": "abc", "config": {"seed": 1}}
+    assert CONFIG in names(tmp_path / "run")
+
+
+def test_finished_step_is_that_of_the_last_finish_when_events_tell_a_story(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as folder:
+        story = []
+        for event, step in (("start", 0), ("checkpoint", 5), ("finish", 5), ("resume", 5), ("finish", 9)):
+            folder.event(event, step=step)
+            story.append(folder.finished_step)
+        assert story == [None, None, 5, None, 9]
+        with (folder.path / EVENTS).open("a") as file:
+            file.write('{"time": 1, "event": "resu')  # cut off by a kill
+        assert folder.finished_step == 9
