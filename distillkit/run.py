@@ -266,8 +266,8 @@ def _fit(
     folder.event("resume" if checkpoint else "start", step=step, version=__version__)
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except RuntimeError as error:
-        raise _worker_error(error) from error
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        raise _worker_error(error, cfg["data"]["num_workers"]) from error
     if not trainer.is_global_zero:
         return {}
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
@@ -281,8 +281,9 @@ def _fit(
     return figures
 
 
-def _worker_error(error: RuntimeError) -> Exception:
-    if "DataLoader worker" in str(error):
+def _worker_error(error: Exception, workers: int) -> Exception:
+    """What a killed data worker looks like from here: torch's own words, or a pipe of its that broke."""
+    if "DataLoader worker" in str(error) or (workers and not isinstance(error, RuntimeError)):
         return StorageError(f"a data worker died: {str(error).splitlines()[0]}", fix="distillkit resume RUN_DIR")
     return error
 

@@ -82,5 +82,6 @@ def evaluate_model(
 
 
 def with_perplexity(means: dict[str, float]) -> dict[str, float]:
-    """Adds perplexity = exp(mlm_loss) where there is an mlm_loss."""
-    return means | ({"perplexity": math.exp(means["mlm_loss"])} if "mlm_loss" in means else {})
+    """Adds perplexity = exp(mlm_loss) where there is an mlm_loss; inf where that overflows (above 709 nats)."""
+    loss = means.get("mlm_loss")
+    return means if loss is None else means | {"perplexity": math.exp(loss) if loss < 709 else math.inf}
