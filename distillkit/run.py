@@ -230,7 +230,6 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        _say(f"resuming {folder.path} at step {step}")
         return _fit(cfg, overrides, parts, folder, checkpoint)
 
 
@@ -264,6 +263,8 @@ def _fit(
     folder.write_config(cfg, overrides, _facts(parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     folder.event("resume" if checkpoint else "start", step=step, version=__version__)
+    _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
+         f" rows to train on, steps {step} to {trainer.max_steps}")  # fmt: skip
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:

@@ -18,16 +18,15 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"comparison", "hashing", "inspection", "sweeps"},
-    {"config", "run"},
+    {"config", "run", "validation"},
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"demo_teacher", "heads", "meters", "rundir"},
-    {"hub"},
-    {"losses", "storage"},
+    {"hub", "losses", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
-STRANGERS = LAYERS[5]
+STRANGERS = next(layer for layer in LAYERS if "teachers" in layer)
 OWNERS = {
     "hydra": {"cli", "config", "run", "sweeps"},
     "omegaconf": {"cli", "config", "run", "sweeps"},

@@ -59,7 +59,7 @@ def golden_objective(positions: str) -> Objective:
         "mlm": MaskedLMTerm(w["beta"]),
         "cos": HiddenCosineTerm(w["gamma"]),
     }
-    return Objective(terms, chunk_rows=3)
+    return Objective(terms)
 
 
 @pytest.mark.parametrize("cuts", [[slice(0, 3)], [slice(0, 1), slice(1, 3)]], ids=["whole", "cut"])

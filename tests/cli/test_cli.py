@@ -1,0 +1,244 @@
+"""The verbs and the groups, from the command line: what people type first."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+from distillkit.hashing import weights_hash
+from tests.faults.fixtures import Call, Say, Start
+from tests.faults.harness import CHECKOUT, CliProcess, Inputs, Run, make_bert, make_tokenizer
+
+SHORT = ["data.max_length=48", "data.batch_size=8", "trainer.max_steps=2", "checkpoint.every_n_steps=1"]
+
+
+def test_round_trip_of_the_verbs_works_with_a_teacher_of_ones_own(
+    inputs: Inputs, start: Start, say: Say, tmp_path: Path
+) -> None:
+    teacher, run, began = tmp_path / "teacher", Run(tmp_path / "run"), time.monotonic()
+    make_bert(num_hidden_layers=2).save_pretrained(teacher)
+    make_tokenizer().save_pretrained(teacher)
+    words = [f"teacher.path={teacher}", f"data.path={inputs.corpus}", *SHORT]
+
+    def done(*words: str) -> CliProcess:
+        return start(*words).succeed()
+
+    trained = done("train", *words, f"run.dir={run.path}")
+    assert f"student: {run.path}/student" in trained.stdout
+    facts = json.loads(done("info", *words, "--json").stdout)
+    assert facts["student"]["layers"] == 1 and facts["teacher"]["layers"] == 2 and facts["run"]["steps"] == 2
+    figures = json.loads(done("evaluate", str(run.path), "--json").stdout)
+    assert (
+        figures[str(run.path)]["mlm_loss"]
+        == json.loads((run.path / "evaluation.json").read_text())["student"]["mlm_loss"]
+    )
+    assert done("hash", str(run.path)).stdout.split()[0] == weights_hash(run.path / "student")
+    assert "finished already" in done("resume", str(run.path)).stdout
+    seconds = time.monotonic() - began
+    say(f"train, info, evaluate, hash, resume: {seconds:.1f} s")
+    assert seconds < 120
+
+
+def test_student_folder_loads_when_distillkit_cannot_be_imported(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    student = tmp_path / "run" / "student"
+    assert call("train", *inputs.words(), *SHORT, f"run.dir={tmp_path / 'run'}").code == 0
+    program = f"""
+import sys
+sys.modules["distillkit"] = None
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+tokenizer = AutoTokenizer.from_pretrained({str(student)!r})
+model, info = AutoModelForMaskedLM.from_pretrained({str(student)!r}, output_loading_info=True)
+assert not info["missing_keys"] and not info["unexpected_keys"], info
+fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
+print(type(model).__name__, len(fill("w1 w2 [MASK] w4")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["DistilBertForMaskedLM", "5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "model_class"),
+    [
+        (["student=albert"], "AlbertForMaskedLM"),
+        (
+            ["student=albert", "student.num_groups=2", "student.embedding_size=16", "student.init=first"],
+            "AlbertForMaskedLM",
+        ),
+        (["student=shallow", "student.layers=[0,3]"], "BertForMaskedLM"),
+        (["student.layers=[1,2,3]", "data.packing=none", "loss.gamma=0"], "DistilBertForMaskedLM"),
+        (["data.batch_size=null", "data.batch_tokens=400", "data.packing=none"], "DistilBertForMaskedLM"),
+        (["loss.positions=predicted", "scheduler=cosine"], "DistilBertForMaskedLM"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_choices_train_a_student_of_their_class_when_typed(
+    words: list[str], model_class: str, call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    result = call("train", *inputs.words(), *SHORT, *words, f"run.dir={tmp_path / 'run'}")
+    assert result.code == 0, result.err
+    config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert config["architectures"] == [model_class]
+
+
+def test_control_starts_from_the_same_weights_when_there_is_no_teacher(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    common = [f"data.path={inputs.corpus}", "logger=none", *SHORT, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+    taught = call("train", f"teacher.path={inputs.teacher}", *common, f"run.dir={tmp_path / 'taught'}")
+    control = call(
+        "train", "teacher=none", f"student.init_from={inputs.teacher}", *common, f"run.dir={tmp_path / 'control'}"
+    )
+    assert (taught.code, control.code) == (0, 0), control.err
+    assert weights_hash(tmp_path / "taught") == weights_hash(tmp_path / "control")
+    assert list(json.loads((tmp_path / "control" / "evaluation.json").read_text())) == ["student"]
+
+
+def test_shallow_student_keeps_the_class_when_the_teacher_is_a_roberta(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "roberta"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=100, max_position_embeddings=66, pad_token_id=0, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(teacher)
+    make_tokenizer().save_pretrained(teacher)
+    words = [*inputs.words(), f"teacher.path={teacher}", *SHORT, f"run.dir={tmp_path / 'run'}"]
+    refused = call("train", *words)
+    assert refused.code == 2 and "student=shallow" in refused.err
+    assert call("train", *words, "student=shallow").code == 0
+    student = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert student["architectures"] == ["RobertaForMaskedLM"] and student["num_hidden_layers"] == 2
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text, "id": n}) + "\n" for n, text in enumerate(texts)))
+
+
+def write_csv(path: Path, texts: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), *enumerate(texts)])
+
+
+def write_parquet(path: Path, texts: list[str]) -> None:
+    pq.write_table(pa.table({"text": texts, "id": range(len(texts))}), path)
+
+
+@pytest.mark.parametrize(("data", "write"), [("jsonl", write_jsonl), ("csv", write_csv), ("parquet", write_parquet)])
+def test_same_text_gives_the_same_student_when_stored_otherwise(
+    data: str, write: object, call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    path = tmp_path / f"corpus.{data}"
+    write(path, inputs.corpus.read_text().splitlines())  # type: ignore[operator]
+    result = call("train", *inputs.words(), *SHORT, f"data={data}", f"data.path={path}", f"run.dir={tmp_path / 'run'}")
+    assert result.code == 0, result.err
+    assert call("train", *inputs.words(), *SHORT, f"run.dir={tmp_path / 'plain'}").code == 0
+    assert weights_hash(tmp_path / "run") == weights_hash(tmp_path / "plain")
+
+
+def test_nothing_is_left_beside_the_run_when_trained(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    assert call("train", *inputs.words(), *SHORT, "logger=tensorboard", f"run.dir={tmp_path / 'run'}").code == 0
+    assert list((tmp_path / "cwd").iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"cwd", "run"}
+    assert {".hydra", "lightning_logs"}.isdisjoint(path.name for path in (tmp_path / "run").rglob("*"))
+
+
+def test_run_dir_is_named_after_the_experiment_and_the_time_when_not_given(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    assert call("train", *inputs.words(), *SHORT).code == 0
+    (run,) = (tmp_path / "cwd").glob("runs/train/*_*")
+    assert (run / "student" / "config.json").is_file()
+
+
+def test_configuration_is_printed_and_nothing_runs_when_asked_for(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    result = call("train", *inputs.words(), "loss.gamma=0.5", "student=albert", "--cfg", "job", "--resolve")
+    assert result.code == 0 and result.err == ""
+    cfg = yaml.safe_load(result.out)
+    assert cfg["loss"]["terms"]["cos"]["weight"] == 0.5
+    assert cfg["student"]["_target_"].endswith("build_albert")
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_other_arms_finish_and_the_code_is_5_when_an_arm_fails(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    base = tmp_path / "arms"
+    result = call(
+        "train", "-m", *inputs.words(), *SHORT, "optimizer.lr=1e30,1e-3", "trainer.gradient_clip_val=null",
+        "trainer.max_steps=4", "scheduler.warmup_steps=0", f"run.dir={base}",
+    )  # fmt: skip
+    assert result.code == 5, result.err
+    assert not Run(base / "0").events("finish") and Run(base / "1").events("finish")
+    assert "failed with exit code 3" in result.err and "1 of 2 runs done" in result.err
+
+
+def test_no_arm_starts_when_one_of_them_is_misconfigured(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    result = call("train", "-m", *inputs.words(), *SHORT, "loss.temperature=2,0", f"run.dir={tmp_path / 'arms'}")
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: loss.temperature=0: ")
+    assert not (tmp_path / "arms").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
+def test_help_comes_within_a_second_when_asked_for(words: list[str], inputs: Inputs) -> None:
+    command, seconds = [sys.executable, "-m", "distillkit", *words], []
+    for _ in range(3):  # the best of three: the machine may be busy
+        began = time.monotonic()
+        done = subprocess.run(command, env=inputs.environment(), capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1
+    assert done.stderr == "" and done.stdout.startswith("distillkit " if "--version" not in words else "0.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("distillkit tr", {"train"}),
+        ("distillkit train student=a", {"student=albert"}),
+        ("distillkit train loss.te", {"loss.temperature=", "loss.terms."}),
+        ("distillkit evaluate data=j", {"data=jsonl"}),
+    ],
+)
+def test_completion_knows_verbs_groups_and_keys_when_queried(typed: str, expected: set[str], inputs: Inputs) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit", "-sc", "query=bash"], capture_output=True, text=True, check=True,
+        env=inputs.environment() | {"COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_CWORD": "2"},
+    )  # fmt: skip
+    assert set(done.stdout.split()) == expected
+
+
+def test_info_counts_the_published_parameters_when_the_teacher_is_a_bert_base(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "bert_base"
+    BertForMaskedLM(BertConfig()).save_pretrained(teacher)
+    make_tokenizer().save_pretrained(teacher)
+    result = call("info", *inputs.words(), f"teacher.path={teacher}", "--json")
+    assert result.code == 0, result.err
+    facts = json.loads(result.out)
+    assert facts["student"]["unique_parameters"] == 66_985_530
+    assert facts["teacher"]["unique_parameters"] == 109_514_298
+    assert facts["student"]["transfer"]
+
+
+def test_command_line_works_when_started_from_any_folder(inputs: Inputs, tmp_path: Path) -> None:
+    """Relative paths mean the caller's folder."""
+    os.link(inputs.corpus, tmp_path / "here.txt")
+    words = ["info", f"teacher.path={inputs.teacher}", "data.path=here.txt", *SHORT, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit", *words], cwd=tmp_path, env=inputs.environment(), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"]["train"]["documents"] > 50
+    assert CHECKOUT not in tmp_path.parents
