@@ -49,6 +49,8 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     Raises:
         ConfigError: an override that does not parse, an unknown key or group, with the nearest that exists.
     """
+    if config_dir and not Path(config_dir).is_dir():
+        raise ConfigError("no such folder", key="--config-dir", value=config_dir)
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
@@ -60,20 +62,24 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
             "not in Hydra's grammar", key=key, value=value, fix=f"quote it: '{key}=\"{value}\"'"
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise _composition_error(error, name, overrides) from None
+        folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+        raise _composition_error(error, name, overrides, folders) from None
     OmegaConf.set_struct(cfg, False)
     hydra = cfg.pop("hydra")
     OmegaConf.set_struct(cfg, True)
     return cfg, hydra
 
 
-def _composition_error(error: Exception, name: str, overrides: Sequence[str]) -> ConfigError:
+def _composition_error(error: Exception, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> ConfigError:
     """One line for a composition that failed, with the nearest existing key or option."""
-    pairs = [override.lstrip("+~").partition("=") for override in overrides]
+    pairs = [override.lstrip("~").partition("=") for override in overrides if not override.startswith("+")]
     if "Ambiguous value" in str(error):
-        key, _, value = next(pair for pair in pairs if "," in pair[2])
-        raise ConfigError("several values", key=key, value=value, fix=f"a list is {key}=[{value}], a sweep needs -m")
-    groups = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()}
+        key, _, value = next((pair for pair in pairs if "," in pair[2]), ("", "", ""))
+        return ConfigError("several values", key=key, value=value, fix=f"a list is {key}=[{value}], a sweep needs -m")
+    groups = {group.name: set[str]() for folder in folders for group in folder.iterdir() if group.is_dir()}
+    for folder in folders:
+        for file in folder.glob("*/*.yaml"):
+            groups[file.parent.name].add(file.stem)
     known = set(groups) | set(keys(name, [o for o in overrides if o.partition("=")[0].split("@")[0] in groups]))
     for key, _, value in pairs:
         if key in groups and value not in groups[key] and value != "null":
@@ -83,7 +89,7 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str]) ->
                 f"no such choice{path}",
                 key=key,
                 value=value,
-                allowed=", ".join(groups[key]),
+                allowed=", ".join(sorted(groups[key])),
                 fix=f"did you mean {key}={near}?" if near else None,
             )
     for key, _, value in pairs:

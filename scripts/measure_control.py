@@ -2,7 +2,7 @@
 
     python scripts/measure_control.py [--seeds 0 1] [--base runs/control] [--out docs/figures/control.json]
 
-Trains demo_distilbert, demo_albert and demo_no_teacher with each seed (what has finished is not repeated, what was
+Trains demo_distilbert and demo_no_teacher with each seed (what has finished is not repeated, what was
 interrupted continues), evaluates all on the whole held-out text and writes the figures as JSON.
 """
 
@@ -19,7 +19,7 @@ from distillkit import __version__
 from distillkit.evaluation.summary import print_table
 from distillkit.rundir import CONFIG
 
-EXPERIMENTS = ("demo_distilbert", "demo_no_teacher", "demo_albert")
+EXPERIMENTS = ("demo_distilbert", "demo_no_teacher")
 
 
 def command(*words: str) -> str:

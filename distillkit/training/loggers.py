@@ -75,7 +75,6 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     Returns:
         name -> text per row; `step` is always there.
     """
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        rows = [{k: v for k, v in row.items() if k and v} for row in table if None not in row.values()]
-    return [row for row in rows if row.get("step", "").isdigit()]
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    return [row for row in rows if "step" in row]

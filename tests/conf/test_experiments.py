@@ -50,6 +50,15 @@ def test_experiment_has_every_key_and_choice_of_its_file_when_composed(experimen
     assert choices(written).items() <= hydra.runtime.choices.items()
 
 
+def test_experiment_names_no_key_that_its_groups_do_not_have(experiment: Path) -> None:
+    written = OmegaConf.load(experiment)
+    assert isinstance(written, DictConfig)
+    _, hydra = config.load("train", [f"experiment={experiment.stem}"])
+    groups = [f"{k}={v}" for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/") and k != "experiment"]
+    known = config.keys("train", groups)
+    assert [key for key, _ in leaves(written) if key not in known] == []
+
+
 def test_experiment_is_valid_when_composed(experiment: Path) -> None:
     validation.validate(config.settle(*config.load("train", [f"experiment={experiment.stem}"])))
 

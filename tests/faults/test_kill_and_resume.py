@@ -90,9 +90,10 @@ def interrupted(
             began = time.monotonic()
             on_time = KILLS[kill](process, run, step, rng.uniform(0, 0.05))
             newest = max(run.checkpoints(), default=0)
+            seconds = time.monotonic() - began
             say(
-                f"killed ({kill}) at step {process.step} with checkpoint {newest}, {time.monotonic() - began:.2f} s after"
-                f" its start, FAULT_SEED={seed}{'' if on_time else ': too late, again'}"
+                f"killed ({kill}) {seconds:.2f} s after its start, at step {process.step} with checkpoint {newest},"
+                f" FAULT_SEED={seed}{'' if on_time else ': too late, again'}"
             )
             assert not run.events("finish"), "the run had finished: nothing was interrupted"
             if not on_time:

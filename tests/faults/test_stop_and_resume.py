@@ -53,7 +53,7 @@ def test_resume_ends_identical_when_killed_while_a_checkpoint_is_written(
         if run.leftovers():
             break
     assert run.leftovers(), "the machine was too busy to kill during a write"
-    start("resume", str(run.path), environment=environment).succeed()
+    start("resume", str(run.path), "checkpoint.every_n_steps=1000", environment=environment).succeed()
     assert run.leftovers() == []
     assert_identical(run, finished())
 

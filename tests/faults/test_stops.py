@@ -82,6 +82,14 @@ def test_run_stops_with_4_and_keeps_earlier_checkpoints_when_a_file_may_not_grow
     assert_whole(run)
 
 
+def test_run_stops_with_4_when_its_log_may_not_grow(inputs: Inputs, start: Start, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    process = start(*FOREVER.words(inputs, every=1000), "trainer.limit_val_batches=0", f"run.dir={run.path}")
+    process.wait_until(lambda: process.step >= 2)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+    assert_error(process, 4, "metrics.csv")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB; mounting takes root's rights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import random
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,22 +150,40 @@ def test_checkpoint_is_never_half_when_its_writer_is_killed(tmp_path: Path, monk
     assert last > 0
 
 
-def _save_again_for_ever(folder: Path) -> None:
-    torch.set_num_threads(1)
-    while True:
-        save(folder, 1, size=100_000)
+def _die_at(folder: Path, step: int, number: int) -> None:
+    """Saves one step and prunes, and is gone before the given change of the file system."""
+    changes = itertools.count()
+
+    def hook(event: str, args: Any) -> None:
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(changes) == number:
+            os._exit(9)
+
+    sys.addaudithook(hook)
+    save(folder, step)
+    for old in sorted(folder.glob("step_*"))[:-1]:
+        DirectoryCheckpointIO().remove_checkpoint(old)
+    os._exit(0)
 
 
 @pytest.mark.fault
-def test_checkpoint_is_never_lost_when_killed_while_its_step_is_saved_again(tmp_path: Path) -> None:
-    path, draw = save(tmp_path, 1), random.Random(0)
-    for _ in range(KILLS):
-        victim = multiprocessing.get_context("fork").Process(target=_save_again_for_ever, args=(tmp_path,))
+@pytest.mark.parametrize("step", [1, 2], ids=["same_step", "next_step"])
+def test_checkpoint_is_never_lost_when_its_writer_dies_between_any_two_changes(tmp_path: Path, step: int) -> None:
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        old = save(folder, 1)
+        victim = multiprocessing.get_context("fork").Process(target=_die_at, args=(folder, step, number))
         victim.start()
-        time.sleep(draw.uniform(0.005, 0.06))
-        victim.kill()
         victim.join()
-        assert newest(tmp_path) == (path, [])
+        path, skipped = newest(folder)
+        assert not skipped
+        assert path in (old, folder / checkpoint_name(step))
+        for whole in folder.glob("step_*"):
+            verify(whole)
+        assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]
+        if victim.exitcode == 0:
+            break
+    assert path == folder / checkpoint_name(step)
+    assert number > 5
 
 
 @pytest.fixture

@@ -85,10 +85,11 @@ def test_kl_ignores_a_constant_when_it_is_added_to_one_side() -> None:
     assert shifted == pytest.approx(plain, rel=1e-4)
 
 
-def test_kl_sends_no_gradient_when_the_teacher_requires_one() -> None:
+def test_losses_send_the_teacher_no_gradient_when_it_requires_one() -> None:
     student, teacher = logit_pair(1.0)
     teacher.requires_grad_()
     losses.soft_target_kl(student, teacher, temperature=T).total.backward()
+    losses.cosine_distance(student, teacher).total.backward()
     assert teacher.grad is None
 
 
