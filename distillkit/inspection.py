@@ -31,7 +31,7 @@ def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
     """
     parts = run.build(cfg)
     trainer = cfg["trainer"]
-    ranks = int(trainer["devices"]) * trainer["num_nodes"] if str(trainer["devices"]).isdigit() else 1
+    ranks = run.ranks(cfg)
     plan = parts.data.plan(ranks, trainer["accumulate_grad_batches"])
     epochs = trainer["max_epochs"]
     steps = trainer["max_steps"] if trainer["max_steps"] > 0 else epochs * plan.steps_per_epoch

@@ -23,6 +23,7 @@ from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
 from distillkit.students.transfer import BuiltStudent
 from distillkit.teachers import (
     Teacher,
+    check_positions,
     check_same_vocabulary,
     check_vocabulary,
     load_model,
@@ -94,12 +95,18 @@ def build(cfg: dict[str, Any]) -> Parts:
     teacher = build_teacher(cfg)
     tokenizer = build_tokenizer(cfg, teacher)
     if teacher is not None:
-        _check_positions(teacher.model, cfg["data"]["max_length"])
+        check_positions(teacher.model, cfg["data"]["max_length"])
     student = build_student(cfg, teacher, tokenizer)
     objective = build_objective(cfg, student.model, teacher)
     data = build_data(cfg, tokenizer)
-    data.prepare()
+    data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when there are too few rows for a step
     return Parts(teacher, tokenizer, student, data, objective)
+
+
+def ranks(cfg: dict[str, Any]) -> int:
+    """Processes of the run as far as the configuration tells; trainer.devices=auto counts as 1."""
+    devices = str(cfg["trainer"]["devices"])
+    return (int(devices) if devices.isdigit() else 1) * cfg["trainer"]["num_nodes"]
 
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
@@ -129,7 +136,7 @@ def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTr
         source = load_model(init_from, key="student.init_from", **({"new_head": True} if new_head else {}))
         check_vocabulary(tokenizer, source, key="student.init_from")
         check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
-        _check_positions(source, cfg["data"]["max_length"])
+        check_positions(source, cfg["data"]["max_length"])
     else:
         assert teacher is not None
         source = teacher.model
@@ -157,19 +164,6 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
         seed=cfg.get("seed", 0),
         **{name: options[name] for name in names},
     )
-
-
-def _check_positions(model: PreTrainedModel, max_length: int) -> None:
-    """Refuses rows longer than the model's positions; RoBERTa-like models spend padding_idx + 1 of them."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    positions = model.config.max_position_embeddings
-    if table is not None and table.padding_idx is not None:
-        positions -= table.padding_idx + 1
-    if max_length > positions:
-        raise ConfigError(
-            "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",
-            fix=f"set data.max_length={positions}",
-        )  # fmt: skip
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -267,8 +261,8 @@ def _fit(
          f" rows to train on, steps {step} to {trainer.max_steps}")  # fmt: skip
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        raise _worker_error(error, cfg["data"]["num_workers"]) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        raise _fault(error, cfg["data"]["num_workers"]) from error
     if not trainer.is_global_zero:
         return {}
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
@@ -282,10 +276,14 @@ def _fit(
     return figures
 
 
-def _worker_error(error: Exception, workers: int) -> Exception:
-    """What a killed data worker looks like from here: torch's own words, or a pipe of its that broke."""
-    if "DataLoader worker" in str(error) or (workers and not isinstance(error, RuntimeError)):
-        return StorageError(f"a data worker died: {str(error).splitlines()[0]}", fix="distillkit resume RUN_DIR")
+def _fault(error: Exception, workers: int) -> Exception:
+    """The machine's faults among what training raises: a data worker that died, a file that cannot be written."""
+    text, fix = str(error).strip().splitlines()[:1], "distillkit resume RUN_DIR"
+    broken_pipe = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    if "DataLoader worker" in str(error) or (workers and broken_pipe):
+        return StorageError(f"a data worker died: {' '.join(text)}", fix=fix)
+    if isinstance(error, OSError):
+        return StorageError(f"cannot be written: {error.strerror}", key="file", value=error.filename, fix=fix)
     return error
 
 
@@ -302,8 +300,12 @@ def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | Non
 
 
 def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
-    """The Lightning module over built parts."""
-    return DistillationModule(
+    """The Lightning module over built parts, in the precision it trains in.
+
+    Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
+    """
+    dtypes = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
+    module = DistillationModule(
         parts.student.model,
         parts.objective,
         teacher=parts.teacher,
@@ -311,6 +313,7 @@ def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
         scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],
     )
+    return module.to(dtypes.get(str(cfg["trainer"]["precision"]), torch.float32))
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from typing import IO, Any
 import yaml
 
 from distillkit.errors import Preempted, RunStateError, StorageError
-from distillkit.storage import write_text
+from distillkit.storage import append_text, write_text
 
 CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
     "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json",
@@ -137,8 +137,8 @@ class RunFolder:
     def event(self, name: str, **fields: Any) -> None:
         """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
         if self.held:
-            with (self.path / EVENTS).open("a") as file:
-                file.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
+            line = json.dumps({"time": round(time.time(), 3), "event": name, **fields})
+            append_text(self.path / EVENTS, f"{line}\n")
 
     # --- what is read ----------------------------------------------------------------------------
 

@@ -86,6 +86,15 @@ def write_text(path: Path, text: str) -> None:
         raise _storage_error(error, path, len(text)) from error
 
 
+def append_text(path: Path, text: str) -> None:
+    """Appends to a text file. Raises StorageError when that cannot be done."""
+    try:
+        with path.open("a", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise _storage_error(error, path, len(text)) from error
+
+
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file, read in pieces."""
     with path.open("rb") as file:

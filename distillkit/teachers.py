@@ -274,3 +274,20 @@ def check_same_vocabulary(
             f" sizes {len(own)} and {len(other)})", key=key, value=tokenizer.name_or_path,
             fix="use the teacher's tokenizer",
         )  # fmt: skip
+
+
+def check_positions(model: PreTrainedModel, max_length: int) -> None:
+    """Refuses rows longer than the model's positions; RoBERTa-like models spend padding_idx + 1 of them.
+
+    Raises:
+        ConfigError: naming the longest row it takes.
+    """
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    positions = model.config.max_position_embeddings
+    if table is not None and table.padding_idx is not None:
+        positions -= table.padding_idx + 1
+    if max_length > positions:
+        raise ConfigError(
+            "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",
+            fix=f"set data.max_length={positions}",
+        )  # fmt: skip

@@ -46,7 +46,7 @@ class Checkpointer(pl.Callback):
         self.folder, self.every_n_steps, self.keep_last = Path(folder), every_n_steps, keep_last
         self.monitor, self.on_event = monitor, on_event
         self.best: dict[str, float] | None = None
-        self._due = self._asked_to_stop = False
+        self._due = self._asked_to_stop = self._stopping = False
         self._saved_step = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -82,10 +82,10 @@ class Checkpointer(pl.Callback):
     ) -> None:
         """Notes whether this optimizer step is to be saved."""
         if batch.micro == trainer.accumulate_grad_batches - 1:
-            stop = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
-            self._asked_to_stop = stop
+            # ranks stop together: one may have been asked a step earlier than another
+            self._stopping = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
             step = trainer.global_step
-            self._due = stop or step % self.every_n_steps == 0 or step == trainer.max_steps
+            self._due = self._stopping or step % self.every_n_steps == 0 or step == trainer.max_steps
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -120,7 +120,7 @@ class Checkpointer(pl.Callback):
         if trainer.is_global_zero:
             self.on_event("checkpoint", step=step)
             self._prune()
-        if self._asked_to_stop:
+        if self._stopping:
             raise Preempted(
                 f"stopped after step {step} and saved", fix=f"continue with: distillkit resume {self.folder.parent}"
             )

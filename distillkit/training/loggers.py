@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from distillkit.storage import append_text, write_text
 
 
 class MetricsFile(Logger):
@@ -46,24 +49,23 @@ class MetricsFile(Logger):
         new = [name for name in row if name not in self._fields]
         self._fields += new
         if new or not self._written:
-            self._rewrite()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, self._as_csv(self._rows, header=True))
+            self._written = True
         else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._fields).writerow(row)
+            append_text(self.path, self._as_csv([row], header=False))
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run's config.yaml holds them."""
 
-    def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        staging = self.path.with_suffix(".writing")
-        with staging.open("w", newline="") as file:
-            table = csv.DictWriter(file, self._fields)
+    def _as_csv(self, rows: list[dict[str, str]], *, header: bool) -> str:
+        text = io.StringIO()
+        table = csv.DictWriter(text, self._fields, lineterminator="\n")
+        if header:
             table.writeheader()
-            table.writerows(self._rows)
-        staging.replace(self.path)
-        self._written = True
+        table.writerows(rows)
+        return text.getvalue()
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

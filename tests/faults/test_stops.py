@@ -84,9 +84,10 @@ def test_run_stops_with_4_and_keeps_earlier_checkpoints_when_a_file_may_not_grow
 
 def test_run_stops_with_4_when_its_log_may_not_grow(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    process = start(*FOREVER.words(inputs, every=1000), "trainer.limit_val_batches=0", f"run.dir={run.path}")
-    process.wait_until(lambda: process.step >= 2)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
+    words = [*FOREVER.words(inputs, every=1000), "trainer.limit_val_batches=0", f"run.dir={run.path}"]
+    process = start(*words, "callbacks.progress.seconds_between_lines=1000")  # the limit is for its screen as well
+    process.wait_until(lambda: len(run.rows()) >= 2)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
     assert_error(process, 4, "metrics.csv")
 
 

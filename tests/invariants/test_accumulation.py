@@ -17,6 +17,7 @@ ROWS = 8
 STEPS = 6
 TOLERANCE = 1e-10
 """Of the gradient's largest entry, in float64: in float32 the order of the sums alone makes 5e-7."""
+EXACT = ["trainer.precision=64-true", "teacher.dtype=float64"]
 RANKS = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
 
 
@@ -26,7 +27,6 @@ def words(inputs: Inputs, run: Run, batch_size: int, accumulate: int, packing: s
         "train", *inputs.words(), f"run.dir={run.path}", "student.dropout=0", f"data.batch_size={batch_size}",
         "data.max_length=48", f"data.packing={packing}", f"trainer.accumulate_grad_batches={accumulate}",
         f"trainer.max_steps={steps}", "trainer.gradient_clip_val=null", "trainer.log_every_n_steps=1",
-        "trainer.precision=64-true", "teacher.dtype=float64",
         "checkpoint.every_n_steps=1", "checkpoint.keep_last=100", "scheduler=constant", "scheduler.warmup_steps=0",
         "optimizer._target_=torch.optim.SGD", "optimizer.lr=1e-3", "+optimizer.momentum=0.9",
         "optimizer.weight_decay=0", "~optimizer.betas", "~optimizer.eps", "~optimizer.fused",
@@ -48,7 +48,7 @@ def packing(request: pytest.FixtureRequest) -> str:
 def whole(inputs: Inputs, call: Call, tmp_path: Path, packing: str) -> torch.Tensor:
     """The gradient of a step in one piece."""
     run = Run(tmp_path / "whole")
-    result = call(*words(inputs, run, ROWS, 1, packing))
+    result = call(*words(inputs, run, ROWS, 1, packing), *EXACT)
     assert result.code == 0, result.err
     return gradient(run)
 
@@ -66,7 +66,7 @@ def test_gradient_is_the_same_when_the_step_is_cut_into_micro_batches(
     whole: torch.Tensor,
 ) -> None:  # fmt: skip
     run = Run(tmp_path / "cut")
-    result = call(*words(inputs, run, batch_size, accumulate, packing))
+    result = call(*words(inputs, run, batch_size, accumulate, packing), *EXACT)
     assert result.code == 0, result.err
     assert_same_gradient(gradient(run), whole, say, f"{batch_size} x {accumulate}")
 
@@ -80,7 +80,7 @@ def test_gradient_is_the_same_when_the_step_is_cut_over_two_ranks(
     inputs: Inputs, start: Start, say: Say, tmp_path: Path, packing: str, whole: torch.Tensor
 ) -> None:
     run = Run(tmp_path / "ranks")
-    process = start(*words(inputs, run, ROWS // 2, 1, packing), *RANKS)
+    process = start(*words(inputs, run, ROWS // 2, 1, packing), *EXACT, *RANKS)
     process.wait_until(lambda: bool(second_ranks(process)))
     process.succeed()
     assert_same_gradient(gradient(run), whole, say, f"2 ranks x {ROWS // 2}")

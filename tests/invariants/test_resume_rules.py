@@ -27,10 +27,18 @@ def finished(reference: Reference, tmp_path: Path) -> Run:
 @pytest.fixture
 def unfinished(finished: Run) -> Run:
     """The same, as if killed after its last checkpoint."""
-    events = finished.path / "events.jsonl"
-    events.write_text("".join(line for line in events.read_text().splitlines(True) if "finish" not in line))
-    shutil.rmtree(finished.path / "student")
+    interrupt(finished, last=MAX_STEPS)
     return finished
+
+
+def interrupt(run: Run, *, last: int) -> None:
+    """Undoes the end of a run: no finish event, no student, no checkpoint beyond step `last`."""
+    events = run.path / "events.jsonl"
+    events.write_text("".join(line for line in events.read_text().splitlines(True) if "finish" not in line))
+    shutil.rmtree(run.path / "student")
+    for step in run.checkpoints():
+        if step > last:
+            shutil.rmtree(run.checkpoint(step))
 
 
 def test_resume_says_so_and_exits_0_when_finished(finished: Run, call: Call) -> None:
@@ -131,3 +139,18 @@ def test_resume_ends_identical_when_the_run_was_moved(unfinished: Run, call: Cal
     result = call("resume", str(moved.path))
     assert result.code == 0, result.err
     assert_identical(moved, reference(Recipe())())
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_resume_ends_identical_when_the_precision_is_not_float32(
+    precision: str, inputs: Inputs, call: Call, tmp_path: Path
+) -> None:
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
+    words = [*Recipe().words(inputs, every=2), f"trainer.precision={precision}", "trainer.max_steps=4"]
+    result = call(*words, f"run.dir={whole.path}")
+    assert result.code == 0, result.err
+    shutil.copytree(whole.path, run.path)
+    interrupt(run, last=2)
+    assert call("resume", str(run.path)).code == 0
+    assert run.starts() == [0, 2]
+    assert_identical(run, whole)
