@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -28,7 +29,7 @@ class HiddenSource(Protocol):
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor: ...
 
 
-class Term:
+class Term(ABC):
     """One term of the loss: what it compares, over which positions, and its weight.
 
     Attributes:
@@ -48,8 +49,9 @@ class Term:
             raise ConfigError("unknown choice", key="loss.positions", value=positions, allowed=" or ".join(POSITIONS))
         self.weight, self.positions = weight, positions
 
+    @abstractmethod
     def __call__(self, *inputs: Any) -> LossSum:
-        raise NotImplementedError
+        """The sum over one chunk of positions; see `on` for the inputs."""
 
     def divisor(self, totals: StepTotals) -> int:
         """Positions of the whole optimizer step that this term is the mean over (at least 1)."""

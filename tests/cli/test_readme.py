@@ -57,7 +57,9 @@ def test_readme_python_example_trains_and_exports_when_run_as_printed(tmp_path: 
 @pytest.mark.parametrize("line", re.findall(r"^    distillkit (?:train|info) .*", README, re.M))
 def test_readme_command_composes_and_validates_when_typed(line: str) -> None:
     words = shlex.split(line, comments=True)[2:]
-    validation.validate(config.settle(*config.load("train", words)))
+    settled = config.settle(*config.load("train", words))
+    validation.validate(settled)
+    assert settled["teacher"]["path"]
 
 
 def test_readme_keys_exist_when_named_in_the_table() -> None:

@@ -60,7 +60,9 @@ def test_experiment_names_no_key_that_its_groups_do_not_have(experiment: Path) -
 
 
 def test_experiment_is_valid_when_composed(experiment: Path) -> None:
-    validation.validate(config.settle(*config.load("train", [f"experiment={experiment.stem}"])))
+    settled = config.settle(*config.load("train", [f"experiment={experiment.stem}"]))
+    validation.validate(settled)
+    assert f"runs/{experiment.stem}/" in settled["run"]["dir"]
 
 
 def test_experiment_gives_way_when_a_key_is_typed_as_well(experiment: Path) -> None:
