@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -15,7 +16,8 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreT
 
 from distillkit import config, validation
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 WORDS = ["the", "film", "was", "a", "long", "and", "rather", "good", "one", "about", "two", "people", "meet", "in"]
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -69,3 +71,12 @@ def test_readme_keys_exist_when_named_in_the_table() -> None:
     for student in ("distilbert", "albert"):
         known |= set(config.keys("train", [f"student={student}"]))
     assert named <= known
+
+
+def test_readme_tables_are_those_of_the_json_files_when_rendered() -> None:
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.filled(README) == README, "run scripts/update_readme.py"
+    assert module.filled(README.replace("%", "")) == README, "a table is missing its markers"
