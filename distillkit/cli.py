@@ -234,8 +234,12 @@ def _evaluate(args: argparse.Namespace) -> int:
             "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
         )
     _quiet()
+    from distillkit import config
+
     cfg = None
-    if not all(os.path.isfile(os.path.join(folder, "config.yaml")) for folder in folders) or args.cfg:
+    runs_alone = all(os.path.isfile(os.path.join(folder, "config.yaml")) for folder in folders)
+    chooses = any(override.partition("=")[0] in config.EVALUATION_GROUPS for override in overrides)
+    if args.cfg or chooses or not runs_alone:
         cfg = _compose("evaluate", args, overrides)
         if cfg is None:
             return 0

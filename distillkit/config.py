@@ -20,6 +20,8 @@ from distillkit.errors import ConfigError
 
 _PATHS = ("teacher.path", "tokenizer.path", "student.init_from", "student.path", "data.path", "data.valid_path",
           "data.cache_dir", "run.dir")  # fmt: skip
+EVALUATION_GROUPS = ("teacher", "data", "masking")
+"""Groups of evaluate.yaml that may take the place of a run's own."""
 
 
 def conf_dir() -> Path:

@@ -13,8 +13,6 @@ from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.rundir import CONFIG, STUDENT
 from distillkit.teachers import check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
 
-_GROUPS = ("teacher", "data", "masking")
-
 
 def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
     """Builds everything a run would, checks it, and says what it is.
@@ -125,7 +123,7 @@ def _evaluation_config(folder: str, composed: dict[str, Any] | None, overrides: 
     import yaml
 
     own = yaml.safe_load((Path(folder) / CONFIG).read_text())
-    chosen = {override.partition("=")[0] for override in overrides} & set(_GROUPS)
+    chosen = {override.partition("=")[0] for override in overrides} & set(config.EVALUATION_GROUPS)
     own |= {group: composed[group] for group in chosen if composed is not None}
     rest = [override for override in overrides if override.partition("=")[0].partition(".")[0] not in chosen]
     return config.with_changes(own, rest)

@@ -113,6 +113,9 @@ def test_control_has_the_same_weights_batches_and_masks_when_there_is_no_teacher
     losses = [[float(row["train/mlm"]) for row in run.figures() if "train/mlm" in row] for run in (taught, control)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 2
     assert list(json.loads((control.path / "evaluation.json").read_text())) == ["student"]
+    words = ["evaluate", str(control.path), "teacher=pretrained", f"teacher.path={inputs.teacher}", "--json"]
+    compared = json.loads(call(*words).out)
+    assert {"agreement", "kl"} <= compared[str(control.path)].keys(), "the teacher asked for was not compared with"
 
 
 def test_shallow_student_keeps_the_class_when_the_teacher_is_a_roberta(
