@@ -132,8 +132,7 @@ def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTr
     init_from = options.pop("init_from")
     options.pop("path", None)
     if init_from:
-        new_head = options.get("new_head", False)
-        source = load_model(init_from, key="student.init_from", **({"new_head": True} if new_head else {}))
+        source = load_model(init_from, key="student.init_from", new_head=options.get("new_head", False))
         check_vocabulary(tokenizer, source, key="student.init_from")
         check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
         check_positions(source, cfg["data"]["max_length"])

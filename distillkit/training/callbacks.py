@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit.errors import Preempted
-from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_name, checkpoint_step
+from distillkit.storage import remove_folder
+from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
 from distillkit.training.module import DistillationModule
 from distillkit.types import Batch
 
@@ -130,7 +131,7 @@ class Checkpointer(pl.Callback):
         saved = sorted(self.folder.glob("step_*"))
         for path in saved[: -self.keep_last] if self.keep_last > 0 else []:
             if checkpoint_step(path) != best:
-                DirectoryCheckpointIO().remove_checkpoint(path)
+                remove_folder(path)
 
 
 class ProgressReport(pl.Callback):

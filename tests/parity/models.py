@@ -31,11 +31,13 @@ EXTRAS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(model_type: str = "bert", *, seed: int = 0, **settings: Any) -> PreTrainedModel:
+def tiny_model(
+    model_type: str = "bert", *, seed: int = 0, attention: str | None = "eager", **settings: Any
+) -> PreTrainedModel:
     """A random masked-LM model without dropout, in eval mode; every weight perturbed, so that no bias is zero."""
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[model_type](**(SIZES | EXTRAS.get(model_type, {}) | settings))
-    model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

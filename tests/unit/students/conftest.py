@@ -7,29 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import BertForMaskedLM, PreTrainedModel
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-}
-EXTRAS: dict[str, dict[str, Any]] = {
-    "distilbert": {"hidden_dim": 48},
-    "electra": {"embedding_size": 16},
-    "modernbert": {
-        "local_attention": 4,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-    },
-}
+from tests.parity.models import tiny_model
+
+SIZES: dict[str, Any] = {"vocab_size": 120, "num_hidden_layers": 4}
+MODERNBERT: dict[str, Any] = {"local_attention": 4}
 
 MakeSource = Callable[..., PreTrainedModel]
 
@@ -39,13 +22,8 @@ def make_source() -> MakeSource:
     """make_source("roberta", num_hidden_layers=3): a tiny masked-LM model of that type, in eval mode."""
 
     def make(model_type: str = "bert", **settings: Any) -> PreTrainedModel:
-        torch.manual_seed(0)
-        config = CONFIG_MAPPING[model_type](**(SIZES | EXTRAS.get(model_type, {}) | settings))
-        model = AutoModelForMaskedLM.from_config(config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-        return model
+        extras = MODERNBERT if model_type == "modernbert" else {}
+        return tiny_model(model_type, attention=None, **(SIZES | extras | settings))
 
     return make
 
