@@ -22,7 +22,7 @@ LAYERS = (
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"demo_teacher", "heads", "meters", "rundir"},
-    {"hub", "losses", "storage"},
+    {"hub", "losses", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
