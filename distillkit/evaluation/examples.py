@@ -51,5 +51,5 @@ def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str,
     with torch.no_grad():
         logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits[0, place]
     scores, ids = logits.float().softmax(-1).topk(top)
-    tokens = (tokenizer.decode([token]).strip() for token in ids.tolist())
+    tokens = (str(tokenizer.decode([token])).strip() for token in ids.tolist())
     return [{"token": token, "score": score} for token, score in zip(tokens, scores.tolist(), strict=True)]
