@@ -36,6 +36,7 @@ options:
   -m, --multirun          train every combination of comma-separated values, one process each (train)
   --config-dir DIR        add your own conf files (train, info, evaluate)
   --json                  machine-readable output (info, evaluate)
+  -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
   -h, --help  --version
   -sc install=bash        shell completion: eval "$(distillkit -sc install=bash)" (also zsh, fish)
@@ -134,9 +135,28 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--config-dir", "-cd")
     if verb == "train":
         parser.add_argument("--multirun", "-m", action="store_true")
+    if verb != "hash":
+        parser.add_argument("--verbose", "-v", action="store_true")
     if verb in ("info", "evaluate"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Readies the process for work: the libraries quiet, activities shown, memory kept."""
+    from distillkit import config, machine, progress
+
+    _quiet()
+    machine.keep_freed_memory()
+    if config.is_first_rank():
+        progress.show(lines=args.verbose)
+
+
+def _starting() -> contextlib.AbstractContextManager[Any]:
+    """Shown while torch and Lightning are imported, which takes seconds."""
+    from distillkit.progress import activity
+
+    return activity("starting")
 
 
 def _quiet() -> None:
@@ -182,8 +202,8 @@ def _train(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _quiet()
-    with contextlib.redirect_stdout(sys.stderr):
+    _prepare(args)
+    with _starting(), contextlib.redirect_stdout(sys.stderr):
         from distillkit import run
 
     figures = run.train(cfg, args.words)
@@ -194,8 +214,9 @@ def _train(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     if not args.words or "=" in args.words[0]:
         raise ConfigError("name the run's folder", key="RUN_DIR", value="", fix="distillkit resume RUN_DIR")
-    _quiet()
-    from distillkit import run
+    _prepare(args)
+    with _starting():
+        from distillkit import run
 
     figures = run.resume(args.words[0], args.words[1:])
     if figures is None:
@@ -218,8 +239,9 @@ def _info(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _quiet()
-    from distillkit import inspection
+    _prepare(args)
+    with _starting():
+        from distillkit import inspection
 
     facts = inspection.inspect(cfg)
     print(json.dumps(facts) if args.json else inspection.as_text(facts))
@@ -233,7 +255,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ConfigError(
             "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
         )
-    _quiet()
+    _prepare(args)
     from distillkit import config
 
     cfg = None
@@ -243,8 +265,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         cfg = _compose("evaluate", args, overrides)
         if cfg is None:
             return 0
-    from distillkit import inspection
-    from distillkit.evaluation.summary import print_table
+    with _starting():
+        from distillkit import inspection
+        from distillkit.evaluation.summary import print_table
 
     figures = inspection.evaluate(folders, cfg, overrides)
     if args.json:

@@ -19,6 +19,7 @@ from distillkit.errors import ConfigError, DistillkitError, RunStateError, Stora
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.objective import Objective
+from distillkit.progress import activity
 from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
 from distillkit.students.transfer import BuiltStudent
 from distillkit.teachers import (
@@ -92,14 +93,16 @@ def build(cfg: dict[str, Any]) -> Parts:
     Raises:
         ConfigError, TeacherError, DataError: the first thing that does not fit.
     """
-    teacher = build_teacher(cfg)
-    tokenizer = build_tokenizer(cfg, teacher)
-    if teacher is not None:
-        check_positions(teacher.model, cfg["data"]["max_length"])
-    student = build_student(cfg, teacher, tokenizer)
+    with activity("loading the models"):
+        teacher = build_teacher(cfg)
+        tokenizer = build_tokenizer(cfg, teacher)
+        if teacher is not None:
+            check_positions(teacher.model, cfg["data"]["max_length"])
+        student = build_student(cfg, teacher, tokenizer)
     objective = build_objective(cfg, student.model, teacher)
     data = build_data(cfg, tokenizer)
-    data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when there are too few rows for a step
+    with activity("reading and tokenizing the text"):
+        data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when too few rows make a step
     return Parts(teacher, tokenizer, student, data, objective)
 
 

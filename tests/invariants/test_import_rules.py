@@ -21,8 +21,8 @@ LAYERS = (
     {"config", "run", "validation"},
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"demo_teacher", "heads", "meters", "rundir"},
-    {"hub", "losses", "progress", "storage"},
+    {"attention", "demo_teacher", "heads", "meters", "rundir"},
+    {"hub", "losses", "machine", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
