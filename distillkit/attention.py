@@ -1,8 +1,8 @@
 """Attention as the student trains with it: transformers' own SDPA, in float32 where half precision is slow.
 
-On the CPU torch's fused attention takes several times longer backwards in bfloat16 than in float32: 192 against 34 ms for
-32 texts x 12 heads x 128 tokens x 32 on two cores without AMX. It is a small part of the arithmetic and was a sixth of
-a demo step.
+On the CPU torch's fused attention takes several times longer backwards in bfloat16 than in float32: 192 against 34 ms
+for 32 texts x 12 heads x 128 tokens x 32 on two cores without AMX. It is a small part of the arithmetic and was a sixth
+of a demo step.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
-    "info": "check a configuration and show sizes, layers, rows and steps, without training; takes train's overrides",
+    "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
+    "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
 
@@ -35,7 +36,8 @@ options:
   --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
   --config-dir DIR        add your own conf files (train, info, evaluate)
-  --json                  machine-readable output (info, evaluate)
+  --json                  machine-readable output (info, evaluate, status)
+  --no-probe              leave out what needs a few steps of training: time and memory (info)
   -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
   -h, --help  --version
@@ -135,9 +137,11 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--config-dir", "-cd")
     if verb == "train":
         parser.add_argument("--multirun", "-m", action="store_true")
-    if verb != "hash":
+    if verb not in ("hash", "status"):
         parser.add_argument("--verbose", "-v", action="store_true")
-    if verb in ("info", "evaluate"):
+    if verb == "info":
+        parser.add_argument("--no-probe", dest="probe", action="store_false")
+    if verb in ("info", "evaluate", "status"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
 
@@ -243,7 +247,7 @@ def _info(args: argparse.Namespace) -> int:
     with _starting():
         from distillkit import inspection
 
-    facts = inspection.inspect(cfg)
+    facts = inspection.inspect(cfg, measure=args.probe)
     print(json.dumps(facts) if args.json else inspection.as_text(facts))
     return 0
 
@@ -274,6 +278,17 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(json.dumps(figures))
     else:
         print_table(figures)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from distillkit.status import as_text, read_status
+
+    if not args.words:
+        raise ConfigError("name a run's folder", key="RUN_DIR", value="", fix="distillkit status RUN_DIR")
+    for folder in args.words:
+        found = read_status(folder)
+        print(json.dumps(found) if args.json else as_text(found))
     return 0
 
 
@@ -324,5 +339,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "info": _info,
+    "status": _status,
     "hash": _hash,
 }

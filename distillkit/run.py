@@ -112,6 +112,13 @@ def ranks(cfg: dict[str, Any]) -> int:
     return (int(devices) if devices.isdigit() else 1) * cfg["trainer"]["num_nodes"]
 
 
+def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of one epoch of its corpus."""
+    trainer = cfg["trainer"]
+    epoch = parts.data.plan(ranks(cfg), trainer["accumulate_grad_batches"]).steps_per_epoch
+    return trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["max_epochs"] * epoch, epoch
+
+
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
     """The frozen teacher; None with teacher=none."""
     return make(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
@@ -258,9 +265,10 @@ def _fit(
     module = build_module(cfg, parts)
     folder.write_config(cfg, overrides, _facts(parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
-    folder.event("resume" if checkpoint else "start", step=step, version=__version__)
+    steps, _ = total_steps(cfg, parts)
+    folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
-         f" rows to train on, steps {step} to {trainer.max_steps}")  # fmt: skip
+         f" rows to train on, steps {step} to {steps}")  # fmt: skip
     try:
         trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     except (RuntimeError, OSError, EOFError) as error:

@@ -147,7 +147,7 @@ class ProgressReport(pl.Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._last_line = self._last_batch = self._started = 0.0
-        self._first_step = 0
+        self._first_step = self._shown_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar."""
@@ -191,7 +191,7 @@ class ProgressReport(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Closes the bar."""
-        if self._bar is None and trainer.is_global_zero:
+        if self._bar is None and trainer.is_global_zero and trainer.global_step != self._shown_step:
             self._line(trainer, pl_module)
         self._close()
 
@@ -205,6 +205,7 @@ class ProgressReport(pl.Callback):
             self._bar = None
 
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._shown_step = trainer.global_step
         done = trainer.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         self._say(f"step {trainer.global_step}/{trainer.max_steps}  {left:.0f} s left  {figures(pl_module)}")

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "sweeps"},
+    {"comparison", "hashing", "inspection", "probe", "status", "sweeps"},
     {"config", "run", "validation"},
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
