@@ -22,6 +22,8 @@ CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
 )  # fmt: skip
 CHECKPOINTS, STUDENT, METRICS, ERRORS, _LOCK = "checkpoints", "student", "metrics.csv", "error.log", ".lock"
 
+_HELD_HERE: set[Path] = set()
+
 
 class RunFolder:
     """One run's folder, held by one process at a time; a context manager.
@@ -82,6 +84,7 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        _HELD_HERE.add(self.path.resolve())
 
     def _refuse_content(self) -> None:
         content = sorted(p.name for p in self.path.iterdir() if p.name not in (_LOCK, ERRORS))
@@ -112,6 +115,7 @@ class RunFolder:
                     (self.path / _LOCK).unlink()
                 for folder in self._made:
                     folder.rmdir()
+            _HELD_HERE.discard(self.path.resolve())
             self._lock.close()
             self._lock = None
 
@@ -166,6 +170,8 @@ def holder(folder: Path) -> int | None:
     Args:
         folder: a run's.
     """
+    if folder.resolve() in _HELD_HERE:  # a lock is lost when its process closes the file, however often it is open
+        return os.getpid()
     try:
         with (folder / _LOCK).open() as lock:
             try:

@@ -21,7 +21,7 @@ RUNS = {
     "albert": ("demo_albert", "an ALBERT-style student: one block used six times"),
     "control": ("demo_no_teacher", "the control: the first student's weights and batches, no teacher"),
 }
-WELCOME = """The demo: a teacher (an English BERT of 6 layers), two students of it and a control, on 25,000 film reviews.
+WELCOME = """The demo: a teacher (an English BERT of 6 layers), two students of it and a control, on 25,000 reviews.
 About 12 minutes on two cores. Ctrl-C saves; `make demo` continues."""
 NEXT = """
 Made:
