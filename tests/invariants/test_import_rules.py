@@ -19,6 +19,7 @@ LAYERS = (
     {"cli"},
     {"comparison", "hashing", "inspection", "probe", "status", "sweeps"},
     {"config", "run", "validation"},
+    {"report"},
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "rundir"},
