@@ -24,7 +24,7 @@ LOSSES = {
 }
 HELD_OUT = {
     "mlm_loss": ("Held-out MLM loss", "nats"),
-    "top1": ("Held-out top-1", "share right"),
+    "top1": ("Held-out top-1", "share correct"),
     "agreement": ("Agreement with the teacher", "share of positions"),
     "kl": ("KL to the teacher", "nats"),
 }
@@ -168,7 +168,7 @@ def _paint_curves(runs: Mapping[str, Any], name: str, unit: str, axes: Axes, the
         lines += axes.plot(steps, values, color=style.color, linestyle=style.stroke, marker=mark, markersize=4, lw=1.8)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=_TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     if name.removeprefix("valid/") in _SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -191,7 +191,8 @@ def _paint_cost(models: Mapping[str, Any], cost: str, axes: Axes, theme: Theme) 
     points = {name: (model[cost] / scale, model["top1"]) for name, model in models.items() if _has(model, cost)}
     for name, point in points.items():
         style = styles.get(name, _Style(theme.text, "-", "*"))
-        axes.plot(*point, style.mark, color=style.color, markersize=12 if name not in styles else 8, clip_on=False)
+        size = 9 if name in styles else 13
+        axes.plot(*point, style.mark, color=style.color, markersize=size, markeredgecolor=theme.back, clip_on=False)
     widest, highest = max(x for x, _ in points.values()), max(y for _, y in points.values()) or 1.0
     axes.set_xlim(0, widest * 1.12)
     axes.set_ylim(0, highest * 1.25)

@@ -18,6 +18,7 @@ from rich.table import Table
 from distillkit.report.figures import SECTIONS, Drawing
 
 Row = tuple[str, list[str]]
+NOTHING = "-"
 
 MODEL_ROWS: dict[str, tuple[str, str]] = {
     "layers": ("layers", "{:,}"),
@@ -38,9 +39,15 @@ _SPECIAL = re.compile(r"([\\`*\[\]<>|&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def model_table(facts: Mapping[str, Any]) -> list[Row]:
-    """The main table: a label and one cell a model, in the order of facts["models"]; a dash where nothing is known."""
-    models, rows = facts["models"].values(), MODEL_ROWS.items()
-    return [(label, [_cell(model.get(key), form.format) for model in models]) for key, (label, form) in rows]
+    """The main table: a label and one cell a model, in the order of facts["models"].
+
+    A dash stands where nothing is known; a row of nothing but dashes is left out.
+    """
+    rows = [
+        (label, [_cell(model.get(key), form.format) for model in facts["models"].values()])
+        for key, (label, form) in MODEL_ROWS.items()
+    ]
+    return [(label, cells) for label, cells in rows if set(cells) != {NOTHING}]
 
 
 def run_table(facts: Mapping[str, Any]) -> list[Row]:
@@ -55,7 +62,7 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
         "sessions": lambda run: str(run["sessions"]),
         "tokens/s, median": lambda run: _cell(run["tokens_per_second"], "{:,.0f}".format),
         "threads": lambda run: str(run["threads"]),
-        "loss": lambda run: ", ".join(f"{weight:g} {term}" for term, weight in run["weights"].items() if weight) or "-",
+        "loss": lambda run: ", ".join(f"{weight:g} {term}" for term, weight in run["weights"].items() if weight),
         "temperature": lambda run: _cell(run["temperature"], "{:g}".format),
         "distillkit": lambda run: run["version"],
     }
@@ -63,7 +70,7 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def _cell(value: Any, show: Callable[[Any], str]) -> str:
-    return "-" if value is None else show(value)
+    return NOTHING if value is None else show(value)
 
 
 def duration(seconds: float) -> str:
