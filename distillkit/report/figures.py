@@ -9,12 +9,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 FIGURES = "figures"
+LABELLED = 5
+"""Most points whose names stand beside them; the names of more stand below the figure."""
 SECTIONS = ("cost", "training", "held_out", "layers")
 SIZE, DPI = (4.2, 3.0), 170
 LOSSES = {
@@ -134,7 +137,7 @@ def _render(paint: Painter, title: str, theme: Theme, size: tuple[float, float])
         "ytick.color": theme.text, "axes.edgecolor": theme.faint, "axes.facecolor": theme.back,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": theme.faint,
         "grid.alpha": 0.45, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titleweight": "bold",
-        "legend.frameon": False, "legend.fontsize": 9, "text.parse_math": False,
+        "legend.frameon": False, "legend.fontsize": 9, "legend.handlelength": 1.6, "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, dpi=DPI, facecolor=theme.back, layout="constrained")
@@ -148,10 +151,12 @@ def _render(paint: Painter, title: str, theme: Theme, size: tuple[float, float])
 
 
 def _styles(runs: Mapping[str, Any], theme: Theme) -> dict[str, _Style]:
-    """One look a student, the same in every figure; beyond six the strokes tell those of one colour apart."""
+    """One look a student, the same in every figure; beyond six, strokes and marks tell those of one colour apart."""
     many = len(theme.students)
     return {
-        name: _Style(theme.students[i % many], _STROKES[i // many % len(_STROKES)], _MARKS[i % len(_MARKS)])
+        name: _Style(
+            theme.students[i % many], _STROKES[i // many % len(_STROKES)], _MARKS[(i + i // many) % len(_MARKS)]
+        )
         for i, name in enumerate(runs)
     }
 
@@ -173,12 +178,18 @@ def _paint_curves(runs: Mapping[str, Any], name: str, unit: str, axes: Axes, the
     if name.removeprefix("valid/") in _SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if len(runs) > 1:
-        axes.legend(lines, [_label(run) for run in shown], loc="best", labelcolor="linecolor")
+        _legend(axes, dict(zip(shown, lines, strict=True)))
 
 
-def _label(name: str) -> str:
-    """matplotlib leaves names that begin with an underscore out of a legend."""
-    return f" {_short(name)}" if name.startswith("_") else _short(name)
+def _legend(axes: Axes, handles: Mapping[str, Artist]) -> None:
+    """Names below the axes, where they cover nothing; the figure grows by their lines."""
+    # matplotlib leaves names that begin with an underscore out of a legend
+    labels = [f" {_short(name, 40)}" for name in handles]
+    columns = 2 if max(map(len, labels)) <= 19 else 1
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
+    figure.legend(list(handles.values()), labels, loc="outside lower left", ncols=columns, labelcolor="linecolor")
 
 
 def _has(model: Mapping[str, Any], cost: str) -> bool:
@@ -189,36 +200,35 @@ def _paint_cost(models: Mapping[str, Any], cost: str, axes: Axes, theme: Theme) 
     styles = _styles({name: model for name, model in models.items() if model["role"] == "student"}, theme)
     scale = 1e6 if cost == "unique_parameters" else 1.0
     points = {name: (model[cost] / scale, model["top1"]) for name, model in models.items() if _has(model, cost)}
+    handles: dict[str, Artist] = {}
     for name, point in points.items():
-        style = styles.get(name, _Style(theme.text, "-", "*"))
-        size = 9 if name in styles else 13
-        axes.plot(*point, style.mark, color=style.color, markersize=size, markeredgecolor=theme.back, clip_on=False)
+        style, size = (styles[name], 9) if name in styles else (_Style(theme.text, "none", "*"), 13)
+        (handles[name],) = axes.plot(
+            *point, style.mark, color=style.color, markersize=size, markeredgecolor=theme.back, clip_on=False
+        )
     widest, highest = max(x for x, _ in points.values()), max(y for _, y in points.values()) or 1.0
     axes.set_xlim(0, widest * 1.12)
-    axes.set_ylim(0, highest * 1.25)
-    for name, right, height in _label_places(points, widest, highest):
-        axes.annotate(
-            _short(name), (points[name][0], height), xytext=(-9 if right else 9, 0), textcoords="offset points",
-            ha="right" if right else "left", va="center", fontsize=9,
-            color=styles[name].color if name in styles else theme.text,
-        )  # fmt: skip
+    axes.set_ylim(0, highest * 1.2)
+    if len(points) > LABELLED:
+        _legend(axes, handles)
+    else:
+        _label_points(axes, points, {name: styles[name].color for name in points if name in styles})
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("unique parameters, millions" if cost == "unique_parameters" else "CPU latency of one text, ms")
     axes.set_ylabel("held-out top-1")
 
 
-def _label_places(
-    points: Mapping[str, tuple[float, float]], widest: float, highest: float
-) -> Iterator[tuple[str, bool, float]]:
-    """Name, whether the label stands left of its point (text aligned right), and its height.
-
-    Labels of one side go up from the lowest point and keep a line's distance, so that equal points stay readable.
-    """
-    line, lowest = highest * 0.1, {True: -highest, False: -highest}
+def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]], colors: Mapping[str, str]) -> None:
+    """Writes each name beside its point, upwards from the lowest, a line apart, so that equal points stay readable."""
+    widest, highest = axes.get_xlim()[1], axes.get_ylim()[1]
+    line, height = highest * 0.09, -highest
     for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        right = x > widest / 2
-        lowest[right] = max(y, lowest[right] + line)
-        yield name, right, lowest[right]
+        left, height = x > widest / 2, max(y, height + line)
+        axes.annotate(
+            _short(name), (x, height), xytext=(-9 if left else 9, 0), textcoords="offset points", va="center",
+            ha="right" if left else "left", fontsize=9, color=colors.get(name),
+        )  # fmt: skip
+    axes.set_ylim(0, max(highest, height + line))
 
 
 def _paint_layers(runs: Mapping[str, Any], name: str, axes: Axes, theme: Theme) -> None:
@@ -237,12 +247,17 @@ def _paint_layers(runs: Mapping[str, Any], name: str, axes: Axes, theme: Theme) 
         for origin in block["origins"]:
             axes.plot([middle, origin], [0.82, 0.2], color=color, lw=1.5, zorder=1)
         times = len(block["layers"])
-        text = str(block["layers"][0]) if times == 1 else f"one block, used {times} times"
+        text = f"one block, used {times} times" if len(blocks) == 1 < times else _range(block["layers"])
         _box(axes, middle, 1, text, color, theme)
     axes.text(-0.5, 1.42, "student layers", fontsize=9, va="center")
     source = layers["source"]
     text = "teacher layers" if source == "teacher" else f"layers of {_short(source)}"
     axes.text(-0.5, -0.5, text, fontsize=9, va="center")
+
+
+def _range(layers: list[int]) -> str:
+    """Consecutive layers in short: "3", or "3-5" where one block serves them all."""
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
 
 
 def _box(axes: Axes, x: float, y: float, text: str, edge: str, theme: Theme) -> None:
