@@ -152,13 +152,12 @@ def _render(paint: Painter, title: str, theme: Theme, size: tuple[float, float])
 
 def _styles(runs: Mapping[str, Any], theme: Theme) -> dict[str, _Style]:
     """One look a student, the same in every figure; beyond six, strokes and marks tell those of one colour apart."""
-    many = len(theme.students)
-    return {
-        name: _Style(
-            theme.students[i % many], _STROKES[i // many % len(_STROKES)], _MARKS[(i + i // many) % len(_MARKS)]
-        )
-        for i, name in enumerate(runs)
-    }
+    styles = {}
+    for number, name in enumerate(runs):
+        again, color = divmod(number, len(theme.students))
+        stroke, mark = _STROKES[again % len(_STROKES)], _MARKS[(number + again) % len(_MARKS)]
+        styles[name] = _Style(theme.students[color], stroke, mark)
+    return styles
 
 
 # --- painters ----------------------------------------------------------------------------------------------------

@@ -102,7 +102,9 @@ def test_names_and_words_stay_text_when_hostile(found: dict[str, Any]) -> None:
     facts["runs"][HOSTILE]["command"] = f"distillkit train '{HOSTILE}\n```\n# x'"
     facts["notes"].append(HOSTILE)
     facts["examples"] = [{"text": HOSTILE, "predictions": {HOSTILE: [{"token": "<b>|", "score": 0.5}]}}]
-    drawings = [drawing for drawing in draw(facts) if drawing.section in ("cost", "layers")]
+    for run in facts["runs"].values():
+        run["curves"] = {"train/mlm": run["curves"]["train/mlm"]}
+    drawings = draw(facts)
     page = Page(as_html(as_markdown(facts, drawings), drawings))
     shown = [*page.tables[0][0], *page.tables[1][1]]
     assert shown.count(HOSTILE) == 2 and "<b>| 50.0%" in shown
