@@ -296,8 +296,9 @@ def _status(args: argparse.Namespace) -> int:
 def _report_verb(args: argparse.Namespace) -> int:
     output = [word.removeprefix("output=") for word in args.words if word.startswith("output=")]
     folders = [word for word in args.words if not word.startswith("output=")]
-    _quiet()
-    from distillkit.report import page, write_report
+    _prepare(args)
+    with _starting():
+        from distillkit.report import page, write_report
 
     facts = write_report(folders, output[-1] if output else None)
     files = facts.pop("files")

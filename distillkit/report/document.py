@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import ConfigError, StorageError
+from distillkit.progress import activity
 from distillkit.report.facts import gather
 from distillkit.report.figures import FIGURES, draw
 from distillkit.report.page import as_html, as_markdown
@@ -41,7 +42,8 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     place = Path(output) if output is not None else _common_folder(unique)
     _check_writable(place)
     facts = gather(folders)
-    drawings = draw(facts)
+    with activity("drawing"):
+        drawings = draw(facts)
     for drawing in drawings:
         for theme, image in drawing.images.items():
             write_bytes(place / drawing.path(theme), image)

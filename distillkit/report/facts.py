@@ -19,6 +19,7 @@ from distillkit.errors import DistillkitError
 from distillkit.evaluation.efficiency import measure_efficiency
 from distillkit.evaluation.examples import fill_masks
 from distillkit.evaluation.summary import describe_model
+from distillkit.progress import activity
 from distillkit.report.history import read_run
 from distillkit.rundir import STUDENT, RunFolder
 from distillkit.teachers import load_model, load_tokenizer
@@ -154,8 +155,10 @@ def _measure(
         if models[name]["role"] == "student" and not Path(path).is_dir():
             continue
         try:
-            load_tokenizer(path)
-            models[name] |= {size: value for size, value in describe_model(load_model(path)).items() if size in _SIZES}
+            with activity(f"loading {name}"):
+                load_tokenizer(path)
+                sizes = describe_model(load_model(path))
+            models[name] |= {size: sizes[size] for size in _SIZES}
             usable[name] = path
         except DistillkitError as error:
             notes.append(f"{name}: size, latency, memory and examples are missing: {error.problem} ({path}).")
@@ -172,7 +175,8 @@ def _measure(
         }
     if usable and max(models[name]["latency_spread"] for name in usable) > BUSY:
         notes.append("The machine was busy while latency was measured: its figures vary from one stretch to the next.")
-    return measured, fill_masks(usable) if usable else []
+    with activity("filling masks"):
+        return measured, fill_masks(usable) if usable else []
 
 
 # --- what a reader must know -------------------------------------------------------------------------------------
@@ -180,9 +184,11 @@ def _measure(
 
 def _state_notes(name: str, run: Mapping[str, Any], taught: bool, exported: bool) -> list[str]:
     notes = []
-    if not run["finished"]:
-        aim = f" of {run['last_step']}" if run["last_step"] else ""
-        state = f"{name} has not finished: step {run['step']}{aim}, in training still or interrupted."
+    if run["state"] != "finished":
+        aim = f" of {run['steps']}" if run["steps"] else ""
+        state = f"{name} has not finished: {run['state']}, step {run['step']}{aim}."
+        if run["error"]:
+            state += f" Its last error: {run['error']}"
         if run["evaluated_step"] is None:
             notes.append(f"{state} It has no held-out figures yet beyond the curves.")
         else:

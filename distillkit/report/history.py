@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from distillkit.rundir import METRICS, RunFolder
-from distillkit.training.loggers import read_metrics
+from distillkit.rundir import METRICS, RunFolder, read_events, read_metrics
+from distillkit.status import read_status
 
 POINTS = 400
 """Most points of a curve: more cannot be told apart in a figure."""
@@ -28,29 +28,25 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         folder: of a run, finished or not.
 
     Returns:
-        Plain values: folder, version, threads, command (repeats the run), finished, step, last_step (None when epochs
-        bound the run), evaluated_step, sessions, seconds, tokens, tokens_per_second (None where unknown), weights
-        (of the loss, by term), temperature (None without one), layers (`read_layers`), curves (name -> [[step,
-        value]]).
+        Plain values: folder, version, threads, command (repeats the run), state, step, steps and error (as of
+        `read_status`), evaluated_step, sessions, seconds, tokens, tokens_per_second (None where unknown), weights (of
+        the loss, by term), temperature (None without one), layers (`read_layers`), curves (`read_curves`).
     """
-    config, facts, events = folder.config, folder.facts, folder.events
+    config, facts, events = folder.config, folder.facts, read_events(folder.path)
     curves = read_curves(folder.path / METRICS)
-    step = max([event.get("step", 0) for event in events] + [int(curve[-1][0]) for curve in curves.values()], default=0)
+    status = read_status(str(folder.path))
     per_step, speeds = facts.get("tokens_per_step"), [value for _, value in curves.get("tokens_per_second", [])]
-    terms, last_step = config["loss"]["terms"], config["trainer"]["max_steps"]
-    weights = {name: term["weight"] for name, term in terms.items()}
+    weights = {name: term["weight"] for name, term in config["loss"]["terms"].items()}
     return {
         "folder": str(folder.path),
         "version": facts["version"],
         "threads": facts["threads"],
         "command": repeat_command(folder.overrides),
-        "finished": folder.finished_step is not None,
-        "step": step,
-        "last_step": last_step if last_step > 0 else None,
+        **{name: status[name] for name in ("state", "step", "steps", "error")},
         "evaluated_step": max((event["step"] for event in events if event["event"] == "finish"), default=None),
         "sessions": sum(event["event"] in _BEGINNINGS for event in events),
         "seconds": time_spent(events),
-        "tokens": None if per_step is None else round(per_step * step),
+        "tokens": None if per_step is None else round(per_step * status["step"]),
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "weights": weights,
         "temperature": config["loss"].get("temperature") if weights.get("ce") else None,

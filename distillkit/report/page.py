@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distillkit.progress import duration
 from distillkit.report.figures import SECTIONS, Drawing
 
 Row = tuple[str, list[str]]
@@ -53,10 +54,8 @@ def model_table(facts: Mapping[str, Any]) -> list[Row]:
 def run_table(facts: Mapping[str, Any]) -> list[Row]:
     """How the runs went: a label and one cell a run, in the order of facts["runs"]."""
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "state": lambda run: "finished" if run["finished"] else "not finished",
-        "optimizer steps": lambda run: (
-            f"{run['step']:,}" + (f" of {run['last_step']:,}" if run["last_step"] and not run["finished"] else "")
-        ),
+        "state": lambda run: run["state"],
+        "optimizer steps": lambda run: f"{run['step']:,}" + (f" of {run['steps']:,}" if run["steps"] else ""),
         "tokens seen": lambda run: _cell(run["tokens"], "{:,}".format),
         "time": lambda run: duration(run["seconds"]),
         "sessions": lambda run: str(run["sessions"]),
@@ -71,16 +70,6 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
 
 def _cell(value: Any, show: Callable[[Any], str]) -> str:
     return NOTHING if value is None else show(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units: "41 s", "13 min 20 s", "5 h 3 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def escaped(text: Any) -> str:

@@ -57,7 +57,6 @@ def config(teacher: Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
         "loss": {"temperature": 2.0, "terms": {name: {"weight": weight} for name, weight in weights.items()}},
         "data": {"batch_size": 4, "batch_tokens": None},
         "masking": {"probability": 0.15},
-        "trainer": {"max_steps": 12},
         "run": {"evaluation_batches": None},
     } | changes
 
@@ -67,7 +66,8 @@ def make_run(teacher_path: Path) -> MakeRun:
     """make_run(path, ...): writes a run's folder as train would.
 
     Args: student, "distilbert" or "albert"; teacher, None for the control, "teacher" for the fixture's; events, as
-    (name, time, step); figures of evaluation.json, None while there is none; corpus; overrides; changes to its config.
+    (name, time, step); figures of evaluation.json, None while there is none; corpus; steps aimed at;
+    overrides; changes to its config.
     """
     source = make_bert()
 
@@ -79,6 +79,7 @@ def make_run(teacher_path: Path) -> MakeRun:
         events: list[tuple[str, float, int]] = FINISHED,
         figures: Mapping[str, float] | None = STUDENT_FIGURES,
         corpus: str = "abc",
+        steps: int = 12,
         overrides: tuple[str, ...] = ("experiment=demo", "run.dir=old"),
         **changes: Any,
     ) -> Path:
@@ -99,7 +100,7 @@ def make_run(teacher_path: Path) -> MakeRun:
                 rows = {"teacher": describe_model(source) | TEACHER_FIGURES} if teacher else {}
                 folder.write_evaluation(rows | {"student": size | dict(figures)})
                 export(built.model, make_tokenizer(), path / STUDENT)
-        lines = [{"time": time, "event": name, "step": step} for name, time, step in events]
+        lines = [{"time": time, "event": name, "step": step, "steps": steps} for name, time, step in events]
         (path / EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
         (path / METRICS).write_text(METRICS_TEXT)
         return path

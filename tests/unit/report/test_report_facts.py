@@ -57,13 +57,13 @@ def test_report_says_what_is_missing_when_a_run_has_not_finished(make_run: MakeR
     found = gathered(make_run(tmp_path / "run", events=[("start", 1.0, 0), ("checkpoint", 2.0, 6)], figures=None))
     assert found["models"]["run"]["top1"] is None and "disk_mb" not in found["models"]["run"]
     assert found["models"]["run"]["unique_parameters"] > 0 and found["models"]["teacher"]["disk_mb"] == 1
-    assert any(note.startswith("run has not finished: step 12 of 12") for note in found["notes"])
+    assert any(note.startswith("run has not finished: stopped, step 12 of 12") for note in found["notes"])
     assert any("no student/ folder" in note for note in found["notes"])
 
 
 def test_report_names_the_step_of_its_figures_when_a_finished_run_goes_on(make_run: MakeRun, tmp_path: Path) -> None:
     events = [("start", 1.0, 0), ("finish", 5.0, 8), ("resume", 9.0, 8), ("checkpoint", 9.5, 12)]
-    found = gathered(make_run(tmp_path / "run", events=events, trainer={"max_steps": 30}))
+    found = gathered(make_run(tmp_path / "run", events=events, steps=30))
     assert any("step 12 of 30" in note and "those of step 8" in note for note in found["notes"])
     assert found["models"]["run"]["top1"] == STUDENT_FIGURES["top1"]
 
@@ -136,3 +136,9 @@ def test_models_are_measured_together_when_there_are_several_runs(
     monkeypatch.setattr(facts, "measure_efficiency", lambda models: calls.append(list(models)) or costs(models))
     gathered(make_run(tmp_path / "a"), make_run(tmp_path / "b"))
     assert calls == [["teacher", "a", "b"]]
+
+
+def test_report_says_why_when_a_run_failed(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", events=[("start", 1.0, 0)], figures=None)
+    (run / "error.log").write_text("Traceback\ndistillkit.errors.NumericalError: the loss is nan\n")
+    assert any("failed, step 12" in note and "the loss is nan" in note for note in gathered(run)["notes"])

@@ -54,8 +54,8 @@ def test_command_survives_the_shell_and_names_no_folder_when_rebuilt() -> None:
 
 def test_run_says_how_far_it_is_when_interrupted(make_run: MakeRun, tmp_path: Path) -> None:
     events = [("start", 100.0, 0), ("checkpoint", 110.0, 6), ("resume", 500.0, 6)]
-    run = read_run(reading(make_run(tmp_path / "run", events=events, figures=None, trainer={"max_steps": 20})))
-    assert (run["finished"], run["step"], run["last_step"], run["evaluated_step"]) == (False, 12, 20, None)
+    run = read_run(reading(make_run(tmp_path / "run", events=events, figures=None, steps=20)))
+    assert (run["state"], run["step"], run["steps"], run["evaluated_step"]) == ("stopped", 12, 20, None)
     assert (run["seconds"], run["sessions"], run["tokens"]) == (10, 2, 12 * 512)
     assert run["tokens_per_second"] == 1007
     assert run["weights"] == {"ce": 5.0, "mlm": 2.0, "cos": 0.0} and run["temperature"] == 2.0

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.report import document
 from distillkit.report.figures import draw
-from distillkit.report.page import as_html, as_markdown, duration, model_table
+from distillkit.report.page import as_html, as_markdown, model_table
 from tests.unit.report.conftest import MakeRun
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b** `c` [a](javascript:x) &lt; _d_ $\\frac{$"
@@ -129,14 +129,6 @@ def test_figures_are_the_same_when_redrawn_from_the_json(found: dict[str, Any], 
 def test_rows_are_left_out_when_no_model_has_a_figure() -> None:
     models = {"teacher": {"role": "teacher", "layers": 6, "top1": None}, "a": {"role": "student", "layers": None}}
     assert model_table({"models": models}) == [("layers", ["6", "-"])]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.6, "1 min 0 s"), (800, "13 min 20 s"), (3600, "1 h 0 min"), (360_180, "100 h 3 min")],
-)
-def test_duration_names_two_units_when_shown(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.usefixtures("cheap")
