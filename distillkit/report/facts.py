@@ -27,6 +27,7 @@ from distillkit.teachers import load_model, load_tokenizer
 BUSY = 0.2
 """Spread of the latency, as a share of the median, from which the page says that the machine was busy."""
 _SIZES = ("class", "layers", "hidden_size", "unique_parameters", "nominal_parameters")
+_COST = ("disk_mb", "latency_ms", "latency_p95_ms", "latency_spread", "peak_memory_mb")
 _HELD_OUT = ("mlm_loss", "perplexity", "top1", "agreement", "kl")
 
 
@@ -143,7 +144,7 @@ def _student_figures(folder: RunFolder) -> dict[str, Any]:
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row.get(name) for name in (*_SIZES, *_HELD_OUT)}
+    return {name: row.get(name) for name in (*_SIZES, *_COST, *_HELD_OUT)}
 
 
 def _measure(

@@ -55,7 +55,7 @@ def test_runs_stay_apart_when_their_folders_are_named_alike(make_run: MakeRun, t
 
 def test_report_says_what_is_missing_when_a_run_has_not_finished(make_run: MakeRun, tmp_path: Path) -> None:
     found = gathered(make_run(tmp_path / "run", events=[("start", 1.0, 0), ("checkpoint", 2.0, 6)], figures=None))
-    assert found["models"]["run"]["top1"] is None and "disk_mb" not in found["models"]["run"]
+    assert found["models"]["run"]["top1"] is None and found["models"]["run"]["disk_mb"] is None
     assert found["models"]["run"]["unique_parameters"] > 0 and found["models"]["teacher"]["disk_mb"] == 1
     assert any(note.startswith("run has not finished: stopped, step 12 of 12") for note in found["notes"])
     assert any("no student/ folder" in note for note in found["notes"])
@@ -71,7 +71,7 @@ def test_report_names_the_step_of_its_figures_when_a_finished_run_goes_on(make_r
 def test_others_are_measured_and_a_note_says_so_when_the_teacher_is_gone(make_run: MakeRun, tmp_path: Path) -> None:
     found = gathered(make_run(tmp_path / "run", teacher=tmp_path / "gone"))
     assert any(note.startswith("teacher: size, latency") and "gone" in note for note in found["notes"])
-    assert "disk_mb" not in found["models"]["teacher"] and found["models"]["run"]["disk_mb"] == 1
+    assert found["models"]["teacher"]["disk_mb"] is None and found["models"]["run"]["disk_mb"] == 1
     assert found["models"]["teacher"]["top1"] == 0.5
     assert list(found["examples"][0]["predictions"]) == ["run"]
 
