@@ -221,7 +221,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
             return None
         parts = build(cfg)
-        now = _facts(parts)
+        now = _facts(cfg, parts)
         if now["corpus"] != facts["corpus"]:
             raise RunStateError("the corpus is not the one the run began with", key="data.path",
                                 value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
@@ -233,7 +233,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        return _fit(cfg, overrides, parts, folder, checkpoint)
+        return _fit(cfg, [*folder.overrides, *overrides], parts, folder, checkpoint)
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -246,12 +246,13 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _facts(parts: Parts) -> dict[str, Any]:
+def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
     return {
         "version": __version__,
         "threads": torch.get_num_threads(),
         "corpus": parts.data.prepare().key,
         "data": parts.data.prepare().stats,
+        "tokens_per_step": parts.data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"]).tokens_per_step,
         "student": describe_model(parts.student.model),
         "transfer": parts.student.report.to_dict(),
     }
@@ -263,7 +264,7 @@ def _fit(
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
     module = build_module(cfg, parts)
-    folder.write_config(cfg, overrides, _facts(parts))
+    folder.write_config(cfg, overrides, _facts(cfg, parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
     folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)

@@ -33,7 +33,7 @@ class RunFolder:
     Args:
         path: of the folder.
         new: True to make it (it must not hold anything yet), False for a run that exists.
-        held: False on ranks beyond the first, which neither lock nor write.
+        held: False on ranks beyond the first and for readers, who neither lock nor write.
 
     Raises:
         RunStateError: in use (with the holder's pid), not empty, or not a run.
@@ -44,10 +44,10 @@ class RunFolder:
         self.path, self.held = Path(path), held
         self._lock: IO[str] | None = None
         self._new, self._made = new, list[Path]()
-        if not held:
-            return
         if not new and not (self.path / CONFIG).is_file():
             raise RunStateError("not a run's folder", key="RUN_DIR", value=self.path, fix="name a folder made by train")
+        if not held:
+            return
         try:
             if new:
                 self._make()
@@ -156,6 +156,17 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """run.json."""
         return json.loads((self.path / FACTS).read_text())
+
+    @property
+    def overrides(self) -> list[str]:
+        """overrides.yaml."""
+        return yaml.safe_load((self.path / OVERRIDES).read_text())
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json; empty before the run's first end."""
+        path = self.path / EVALUATION
+        return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def finished_step(self) -> int | None:

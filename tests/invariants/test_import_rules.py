@@ -17,8 +17,9 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "probe", "status", "sweeps"},
+    {"comparison", "hashing", "inspection", "probe", "sweeps"},
     {"config", "run", "validation"},
+    {"report", "status"},
     {"evaluation", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "rundir"},

@@ -144,3 +144,16 @@ def test_finished_step_is_that_of_the_last_finish_when_events_tell_a_story(tmp_p
         with (folder.path / EVENTS).open("a") as file:
             file.write('{"time": 1, "event": "resu')  # cut off by a kill
         assert folder.finished_step == 9
+
+
+def test_reader_sees_a_run_that_is_held_and_leaves_no_trace_when_it_looks(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as holder:
+        holder.event("start", step=0)
+        with (tmp_path / "run" / EVENTS).open("a") as file:
+            file.write('{"time": 1, "event": "finish", "st')
+        before = names(tmp_path / "run")
+        reader = RunFolder(tmp_path / "run", new=False, held=False)
+        assert reader.overrides == ["seed=1"] and reader.evaluation == {} and reader.finished_step is None
+        assert names(tmp_path / "run") == before
+    with pytest.raises(RunStateError, match="not a run's folder"):
+        RunFolder(tmp_path / "nowhere", new=False, held=False)
