@@ -13,9 +13,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distillkit import __version__, config, validation
+from distillkit import __version__, config, tracking, validation
 from distillkit.data.datamodule import MaskedLMDataModule
-from distillkit.errors import ConfigError, DistillkitError, RunStateError, StorageError
+from distillkit.errors import ConfigError, DistillkitError, RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.objective import Objective
@@ -31,12 +31,13 @@ from distillkit.teachers import (
 )
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
+from distillkit.training.faults import as_fault
 from distillkit.training.loggers import MetricsFile
 from distillkit.training.module import DistillationModule
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -258,12 +259,16 @@ def _fit(
     folder.event("resume" if checkpoint else "start", step=step, version=__version__)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
          f" rows to train on, steps {step} to {trainer.max_steps}")  # fmt: skip
-    try:
-        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except (RuntimeError, OSError, EOFError) as error:
-        raise _fault(error, cfg["data"]["num_workers"]) from error
-    if not trainer.is_global_zero:
-        return {}
+    with tracking.tracked(trainer.loggers, folder.path, cfg, step):
+        try:
+            trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise as_fault(error, cfg["data"]["num_workers"]) from error
+        return _write_results(cfg, parts, folder, trainer.global_step) if trainer.is_global_zero else {}
+
+
+def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, step: int) -> dict[str, Any]:
+    """What a trained student leaves: its folder and its held-out figures beside the teacher's."""
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
     figures = evaluate_side_by_side(
@@ -271,19 +276,8 @@ def _fit(
         precision=cfg["trainer"]["precision"],
     )  # fmt: skip
     folder.write_evaluation(figures)
-    folder.event("finish", step=trainer.global_step)
+    folder.event("finish", step=step)
     return figures
-
-
-def _fault(error: Exception, workers: int) -> Exception:
-    """The machine's faults among what training raises: a data worker that died, a file that cannot be written."""
-    text, fix = str(error).strip().splitlines()[:1], "distillkit resume RUN_DIR"
-    broken_pipe = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    if "DataLoader worker" in str(error) or (workers and broken_pipe):
-        return StorageError(f"a data worker died: {' '.join(text)}", fix=fix)
-    if isinstance(error, OSError):
-        return StorageError(f"cannot be written: {error.strerror}", key="file", value=error.filename, fix=fix)
-    return error
 
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:

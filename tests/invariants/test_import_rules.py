@@ -19,7 +19,7 @@ LAYERS = (
     {"cli"},
     {"comparison", "hashing", "inspection", "sweeps"},
     {"config", "run", "validation"},
-    {"evaluation", "training"},
+    {"evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"demo_teacher", "heads", "meters", "rundir"},
     {"hub", "losses", "progress", "storage"},
@@ -30,7 +30,7 @@ STRANGERS = next(layer for layer in LAYERS if "teachers" in layer)
 OWNERS = {
     "hydra": {"cli", "config", "run", "sweeps"},
     "omegaconf": {"cli", "config", "run", "sweeps"},
-    "wandb": {"run"},
+    "wandb": {"tracking"},
     "lightning": set(),
 }
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets")
