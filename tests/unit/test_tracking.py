@@ -79,6 +79,18 @@ def test_session_holds_no_secret_when_configuration_command_line_and_environment
     assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
 
 
+def test_nothing_is_written_outside_the_folder_when_a_run_is_logged(
+    settled: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    before = set(Path.cwd().iterdir())
+    log(settled)
+    assert not (tmp_path / "home").exists()
+    assert set(Path.cwd().iterdir()) == before
+    assert [path.name for path in Path(settled["run"]["dir"]).iterdir()] == ["wandb"]
+
+
 @pytest.mark.parametrize(
     ("key", "kept"),
     [
@@ -125,6 +137,7 @@ def test_later_session_has_the_id_and_the_earlier_figures_when_a_run_is_continue
     assert first.id == second.id
     assert second.history("train/loss") == {1: 0.5, 3: 1.0, 4: 4 / 3, 5: 5 / 3}
     assert second.history("lr") == {2: 0.25}
+    assert [row["trainer/global_step"] for row in second.rows] == [1, 2, 3, 4, 5]
     assert [first.exit_code, second.exit_code] == [1, 0]
 
 
