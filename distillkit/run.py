@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distillkit import __version__, config, tracking, validation
+from distillkit.card import model_card
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.errors import ConfigError, DistillkitError, RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
@@ -37,7 +38,7 @@ from distillkit.training.module import DistillationModule
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir", "logger.wandb.offline",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -224,7 +225,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        return _fit(cfg, overrides, parts, folder, checkpoint)
+        return _fit(cfg, [*folder.overrides, *overrides], parts, folder, checkpoint)
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -264,18 +265,20 @@ def _fit(
             trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
         except (RuntimeError, OSError, EOFError) as error:
             raise as_fault(error, cfg["data"]["num_workers"]) from error
-        return _write_results(cfg, parts, folder, trainer.global_step) if trainer.is_global_zero else {}
+        return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
 
 
-def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, step: int) -> dict[str, Any]:
-    """What a trained student leaves: its folder and its held-out figures beside the teacher's."""
-    export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
+def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:
+    """What a trained student leaves: held-out figures beside the teacher's, and its folder with a card of them."""
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
     figures = evaluate_side_by_side(
         models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
         precision=cfg["trainer"]["precision"],
     )  # fmt: skip
     folder.write_evaluation(figures)
+    step = trainer.global_step
+    card = model_card(cfg, folder.facts, figures, folder.overrides, step=step, ranks=trainer.world_size)
+    export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
     folder.event("finish", step=step)
     return figures
 

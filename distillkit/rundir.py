@@ -121,7 +121,7 @@ class RunFolder:
 
         Args:
             config: settled.
-            overrides: as typed.
+            overrides: as typed, those of a resume after the first.
             facts: plain values that resume must find unchanged (the corpus), and what is good to know.
         """
         if self.held:
@@ -146,6 +146,11 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """config.yaml."""
         return yaml.safe_load((self.path / CONFIG).read_text())
+
+    @property
+    def overrides(self) -> list[str]:
+        """overrides.yaml: as typed, those of a resume after the first."""
+        return yaml.safe_load((self.path / OVERRIDES).read_text())
 
     @property
     def facts(self) -> dict[str, Any]:

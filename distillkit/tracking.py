@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,10 +17,10 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from distillkit.errors import Preempted
+from distillkit.redaction import without_secrets
 from distillkit.rundir import EVALUATION, METRICS
 from distillkit.training.loggers import read_metrics
 
-_SECRET = re.compile(r"passw(or)?d|secret|credential|(api|access|private)_?key|(^|_)token$", re.IGNORECASE)
 _REPORT, _FIGURES = "report.html", "figures"
 
 
@@ -89,13 +88,6 @@ def attach_report(logger: WandbLogger, folder: Path) -> None:
         media["report"] = wandb.Html((folder / _REPORT).read_text(), data_is_not_path=True)
     if media:
         run.log(media)
-
-
-def without_secrets(node: Any) -> Any:
-    """A copy of nested plain values without the keys that look like a secret's: a token, password, API key ..."""
-    if isinstance(node, dict):
-        return {key: without_secrets(value) for key, value in node.items() if not _SECRET.search(str(key))}
-    return [without_secrets(value) for value in node] if isinstance(node, list) else node
 
 
 @contextlib.contextmanager

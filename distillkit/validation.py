@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import ConfigError
+from distillkit.licenses import check_license
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
 _TARGETS = (
@@ -50,6 +51,7 @@ def validate(cfg: dict[str, Any]) -> None:
 def _validate_names(run: dict[str, Any]) -> None:
     if not re.fullmatch(r"[\w-]{1,64}", str(run["id"])):  # becomes a folder's name
         raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")
+    check_license(run["license"], key="run.license")
 
 
 def _validate_loss(cfg: dict[str, Any]) -> None:

@@ -19,10 +19,10 @@ LAYERS = (
     {"cli"},
     {"comparison", "hashing", "inspection", "sweeps"},
     {"config", "run", "validation"},
-    {"evaluation", "tracking", "training"},
+    {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"demo_teacher", "heads", "meters", "rundir"},
-    {"hub", "losses", "progress", "storage"},
+    {"hub", "licenses", "losses", "redaction", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

@@ -20,7 +20,8 @@ from pytorch_lightning.loggers import WandbLogger
 
 from distillkit import config
 from distillkit.errors import NumericalError, Preempted
-from distillkit.tracking import tracked, without_secrets
+from distillkit.redaction import without_secrets
+from distillkit.tracking import tracked
 from tests.faults.harness import CHECKOUT
 from tests.faults.wandb_records import Session, sessions
 
