@@ -20,6 +20,7 @@ VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
+    "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration and show sizes, layers, rows and steps, without training; takes train's overrides",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
@@ -254,6 +255,23 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    folders = [word for word in args.words if "=" not in word]
+    if len(folders) != 1:
+        raise ConfigError(
+            "name one run's folder", key="export", value=" ".join(folders), fix="distillkit export RUN_DIR"
+        )
+    _quiet()
+    from distillkit import config
+
+    options = config.options("export", [word for word in args.words if "=" in word])
+    from distillkit.publishing import export_run
+
+    folder, address = export_run(folders[0], **options)
+    print(f"student: {folder}" + (f"\nhub: {address}" if address else ""))
+    return 0
+
+
 def _hash(args: argparse.Namespace) -> int:
     if len(args.words) != 1:
         raise ConfigError("name one folder", key="hash", value=" ".join(args.words), fix="distillkit hash RUN_DIR")
@@ -300,6 +318,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "export": _export,
     "info": _info,
     "hash": _hash,
 }

@@ -228,6 +228,15 @@ def with_changes(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return changed
 
 
+def options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The keys of conf/<name>.yaml with `key=value` changes, without Hydra: a key may be called as a group is.
+
+    Raises:
+        ConfigError: not of that form, or an unknown key.
+    """
+    return with_changes(OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{name}.yaml")), overrides)  # type: ignore[arg-type]
+
+
 def relocated(node: Any, old: str, new: str) -> Any:
     """The configuration with every path below folder `old` put below `new`: a run's folder may be moved."""
     if isinstance(node, dict):

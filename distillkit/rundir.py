@@ -30,7 +30,7 @@ class RunFolder:
     Args:
         path: of the folder.
         new: True to make it (it must not hold anything yet), False for a run that exists.
-        held: False on ranks beyond the first, which neither lock nor write.
+        held: False for who only reads, and on ranks beyond the first: neither lock nor write.
 
     Raises:
         RunStateError: in use (with the holder's pid), not empty, or not a run.
@@ -41,10 +41,10 @@ class RunFolder:
         self.path, self.held = Path(path), held
         self._lock: IO[str] | None = None
         self._new, self._made = new, list[Path]()
-        if not held:
-            return
         if not new and not (self.path / CONFIG).is_file():
             raise RunStateError("not a run's folder", key="RUN_DIR", value=self.path, fix="name a folder made by train")
+        if not held:
+            return
         try:
             if new:
                 self._make()
@@ -156,6 +156,11 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """run.json."""
         return json.loads((self.path / FACTS).read_text())
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json."""
+        return json.loads((self.path / EVALUATION).read_text())
 
     @property
     def finished_step(self) -> int | None:

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "sweeps"},
+    {"comparison", "hashing", "inspection", "publishing", "sweeps"},
     {"config", "run", "validation"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
