@@ -177,8 +177,8 @@ def test_folder_is_on_the_hub_when_pushed(run: Run, start: Start, hub: tuple[typ
     words = ["push_to_hub=me/model", "private=true", "license=apache-2.0"]
     process = start("export", str(run.path), *words, environment=environment(address, TOKEN)).succeed()
     assert process.stdout.splitlines()[-1] == f"hub: {address}/me/model"
-    assert [(repo["name"], repo["organization"], repo.get("private")) for repo in notes.created] == [
-        ("model", "me", True)
+    assert [(repo["name"], repo["organization"], repo["visibility"]) for repo in notes.created] == [
+        ("model", "me", "private")
     ]
     student = run.path / "student"
     assert notes.files == {path.name: path.read_bytes() for path in student.iterdir()}
