@@ -39,11 +39,10 @@ def model_card(
 
     Args:
         config: the run's, settled.
-        facts: the run's run.json.
+        facts: run.json.
         figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
         overrides: as typed.
-        step: optimizer steps trained.
-        ranks: processes of the run.
+        step, ranks: optimizer steps and processes.
         name: on the hub, "owner/model"; None: the folder's own.
 
     Returns:

@@ -21,7 +21,8 @@ VERBS = {
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
-    "info": "check a configuration and show sizes, layers, rows and steps, without training; takes train's overrides",
+    "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
+    "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
 
@@ -36,7 +37,9 @@ options:
   --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
   --config-dir DIR        add your own conf files (train, info, evaluate)
-  --json                  machine-readable output (info, evaluate)
+  --json                  machine-readable output (info, evaluate, status)
+  --no-probe              leave out what needs a few steps of training: time and memory (info)
+  -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
   -h, --help  --version
   -sc install=bash        shell completion: eval "$(distillkit -sc install=bash)" (also zsh, fish)
@@ -135,9 +138,30 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--config-dir", "-cd")
     if verb == "train":
         parser.add_argument("--multirun", "-m", action="store_true")
-    if verb in ("info", "evaluate"):
+    if verb not in ("hash", "status"):
+        parser.add_argument("--verbose", "-v", action="store_true")
+    if verb == "info":
+        parser.add_argument("--no-probe", dest="probe", action="store_false")
+    if verb in ("info", "evaluate", "status"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Readies the process for work: the libraries quiet, activities shown, memory kept."""
+    from distillkit import config, machine, progress
+
+    _quiet()
+    machine.keep_freed_memory()
+    if config.is_first_rank():
+        progress.show(lines=args.verbose)
+
+
+def _starting() -> contextlib.AbstractContextManager[Any]:
+    """Shown while torch and Lightning are imported, which takes seconds."""
+    from distillkit.progress import activity
+
+    return activity("starting")
 
 
 def _quiet() -> None:
@@ -183,8 +207,8 @@ def _train(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _quiet()
-    with contextlib.redirect_stdout(sys.stderr):
+    _prepare(args)
+    with _starting(), contextlib.redirect_stdout(sys.stderr):
         from distillkit import run
 
     figures = run.train(cfg, args.words)
@@ -195,8 +219,9 @@ def _train(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     if not args.words or "=" in args.words[0]:
         raise ConfigError("name the run's folder", key="RUN_DIR", value="", fix="distillkit resume RUN_DIR")
-    _quiet()
-    from distillkit import run
+    _prepare(args)
+    with _starting():
+        from distillkit import run
 
     figures = run.resume(args.words[0], args.words[1:])
     if figures is None:
@@ -219,10 +244,11 @@ def _info(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _quiet()
-    from distillkit import inspection
+    _prepare(args)
+    with _starting():
+        from distillkit import inspection
 
-    facts = inspection.inspect(cfg)
+    facts = inspection.inspect(cfg, measure=args.probe)
     print(json.dumps(facts) if args.json else inspection.as_text(facts))
     return 0
 
@@ -234,7 +260,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ConfigError(
             "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
         )
-    _quiet()
+    _prepare(args)
     from distillkit import config
 
     cfg = None
@@ -244,8 +270,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         cfg = _compose("evaluate", args, overrides)
         if cfg is None:
             return 0
-    from distillkit import inspection
-    from distillkit.evaluation.summary import print_table
+    with _starting():
+        from distillkit import inspection
+        from distillkit.evaluation.summary import print_table
 
     figures = inspection.evaluate(folders, cfg, overrides)
     if args.json:
@@ -269,6 +296,17 @@ def _export(args: argparse.Namespace) -> int:
 
     folder, address = export_run(folders[0], **options)
     print(f"student: {folder}" + (f"\nhub: {address}" if address else ""))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from distillkit.status import as_text, read_status
+
+    if not args.words:
+        raise ConfigError("name a run's folder", key="RUN_DIR", value="", fix="distillkit status RUN_DIR")
+    for folder in args.words:
+        found = read_status(folder)
+        print(json.dumps(found) if args.json else as_text(found))
     return 0
 
 
@@ -320,5 +358,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "export": _export,
     "info": _info,
+    "status": _status,
     "hash": _hash,
 }

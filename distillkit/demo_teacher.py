@@ -35,10 +35,23 @@ def demo_model() -> BertForMaskedLM:
     Raises:
         TeacherError: the encoder is neither installed nor on a hub in reach, or is not the pinned one.
     """
-    config = BertConfig.from_json_file(encoder_file("config.json"))
-    model = BertForMaskedLM(config)
+    encoder_file("model.safetensors")
     with as_file(files("distillkit") / "assets" / DELTA) as path:
-        weights = add_delta(load_file(encoder_file("model.safetensors")), load_file(path))
+        return assemble(encoder_file("config.json").parent, load_file(path))
+
+
+def assemble(encoder: Path, delta: dict[str, Tensor]) -> BertForMaskedLM:
+    """The masked-LM model that an encoder and a delta make, in float32, in eval mode.
+
+    Args:
+        encoder: folder of a BertModel.
+        delta: as `add_delta` takes it.
+
+    Raises:
+        RuntimeError: the two leave a weight of the model unset, or hold another.
+    """
+    model = BertForMaskedLM(BertConfig.from_json_file(encoder / "config.json"))
+    weights = add_delta(load_file(encoder / "model.safetensors"), delta)
     weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
     weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
     model.load_state_dict(weights, strict=True)

@@ -65,5 +65,7 @@ def head_parameters(model: PreTrainedModel) -> list[Tensor]:
     trainable = [p for p in model.parameters() if p.requires_grad]
     with torch.enable_grad():
         probe = apply_head(model, trainable[0].new_zeros(1, model.config.hidden_size)).sum()
+    if not probe.requires_grad:  # the whole head is frozen
+        return []
     grads = torch.autograd.grad(probe, trainable, allow_unused=True)
     return [p for p, grad in zip(trainable, grads, strict=True) if grad is not None]

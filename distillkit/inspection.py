@@ -10,19 +10,22 @@ import torch
 
 from distillkit import config, run
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.probe import probe
+from distillkit.progress import duration
 from distillkit.rundir import CONFIG, STUDENT
 from distillkit.teachers import check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
 
 
-def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Builds everything a run would, checks it, and says what it is.
+def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
+    """Builds everything a run would, checks it, and says what it is and what it will take.
 
     Args:
         cfg: settled and validated.
+        measure: also train a few steps, for `expected`.
 
     Returns:
         Plain values: teacher, student (sizes, layer_map, transfer), data (rows, tokens ...), run (steps per epoch,
-        epochs, tokens per step).
+        epochs, tokens per step), expected (`probe.probe`: time and memory) when measured.
 
     Raises:
         ConfigError, TeacherError, DataError: as train would.
@@ -31,23 +34,23 @@ def inspect(cfg: dict[str, Any]) -> dict[str, Any]:
     trainer = cfg["trainer"]
     ranks = run.ranks(cfg)
     plan = parts.data.plan(ranks, trainer["accumulate_grad_batches"])
-    epochs = trainer["max_epochs"]
-    steps = trainer["max_steps"] if trainer["max_steps"] > 0 else epochs * plan.steps_per_epoch
+    steps, epoch = run.total_steps(cfg, parts)
     report = parts.student.report.to_dict()
-    return {
+    facts = {
         "teacher": {"path": cfg["teacher"]["path"]} | describe_model(parts.teacher.model) if parts.teacher else None,
         "student": describe_model(parts.student.model)
         | {"transfer": report, "summary": parts.student.report.summary()},
         "data": parts.data.prepare().stats,
         "run": {
             "steps": steps,
-            "steps_per_epoch": plan.steps_per_epoch,
-            "epochs": round(steps / plan.steps_per_epoch, 3),
+            "steps_per_epoch": epoch,
+            "epochs": round(steps / epoch, 3),
             "rows_dropped_per_epoch": plan.dropped_rows,
             "sequences_per_step": (cfg["data"]["batch_size"] or 0) * ranks * trainer["accumulate_grad_batches"] or None,
             "threads": torch.get_num_threads(),
         },
     }
+    return facts | ({"expected": probe(cfg, parts)} if measure else {})
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -67,7 +70,20 @@ def as_text(facts: dict[str, Any]) -> str:
     for name in ("data", "run"):
         lines.append(f"{name}:")
         lines += [f"  {key}: {value}" for key, value in _flat(facts[name])]
-    return "\n".join(lines)
+    return "\n".join(lines + _expected(facts.get("expected")))
+
+
+def _expected(found: dict[str, float] | None) -> list[str]:
+    if found is None:
+        return []
+    gpu = found.get("peak_gpu_memory_mb")
+    return [
+        "expected, from a few steps:",
+        f"  training: {duration(found['train_seconds'])} ({found['seconds_per_step']:.3g} s a step,"
+        f" {found['tokens_per_second']:,.0f} tokens/s a process)",
+        f"  evaluation: {duration(found['evaluation_seconds'])}",
+        f"  memory: {found['peak_memory_mb']:,.0f} MB" + (f", on the GPU {gpu:,.0f} MB" if gpu else ""),
+    ]
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -48,14 +48,11 @@ def export_run(
 
     Raises:
         RunStateError: not a run, or no such or a damaged checkpoint.
-        ConfigError: the licence, the name or the token is missing or wrong.
-        StorageError: the folder cannot be written, or the hub is out of reach.
+        ConfigError, StorageError: the licence, name or token is wrong; the folder or the hub cannot be written to.
     """
     check_license(license, key="license")
-    if not isinstance(private, bool):
-        raise ConfigError("not a switch", key="private", value=private, allowed="true, false")
     if push_to_hub is not None:
-        _check_hub(push_to_hub)
+        _check_hub(push_to_hub, private)
     folder = RunFolder(run_dir, new=False, held=False)
     config = folder.config
     config["run"]["license"] = license or config["run"].get("license")
@@ -114,8 +111,10 @@ def _find_checkpoint(folder: Path, which: str) -> Path:
 # --- the hub -----------------------------------------------------------------------------------------------------
 
 
-def _check_hub(name: str) -> None:
+def _check_hub(name: str, private: Any) -> None:
     """Whether an upload can be tried at all: the name, a token, a hub that answers within 10 s. Nothing is sent."""
+    if not isinstance(private, bool):
+        raise ConfigError("not a switch", key="private", value=private, allowed="true, false")
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -20,6 +20,7 @@ from distillkit.errors import ConfigError, DistillkitError, RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.objective import Objective
+from distillkit.progress import activity
 from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
 from distillkit.students.transfer import BuiltStudent
 from distillkit.teachers import (
@@ -94,14 +95,16 @@ def build(cfg: dict[str, Any]) -> Parts:
     Raises:
         ConfigError, TeacherError, DataError: the first thing that does not fit.
     """
-    teacher = build_teacher(cfg)
-    tokenizer = build_tokenizer(cfg, teacher)
-    if teacher is not None:
-        check_positions(teacher.model, cfg["data"]["max_length"])
-    student = build_student(cfg, teacher, tokenizer)
+    with activity("loading the models"):
+        teacher = build_teacher(cfg)
+        tokenizer = build_tokenizer(cfg, teacher)
+        if teacher is not None:
+            check_positions(teacher.model, cfg["data"]["max_length"])
+        student = build_student(cfg, teacher, tokenizer)
     objective = build_objective(cfg, student.model, teacher)
     data = build_data(cfg, tokenizer)
-    data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when there are too few rows for a step
+    with activity("reading and tokenizing the text"):
+        data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when too few rows make a step
     return Parts(teacher, tokenizer, student, data, objective)
 
 
@@ -109,6 +112,13 @@ def ranks(cfg: dict[str, Any]) -> int:
     """Processes of the run as far as the configuration tells; trainer.devices=auto counts as 1."""
     devices = str(cfg["trainer"]["devices"])
     return (int(devices) if devices.isdigit() else 1) * cfg["trainer"]["num_nodes"]
+
+
+def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of one epoch of its corpus."""
+    trainer = cfg["trainer"]
+    epoch = parts.data.plan(ranks(cfg), trainer["accumulate_grad_batches"]).steps_per_epoch
+    return trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["max_epochs"] * epoch, epoch
 
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
@@ -257,9 +267,10 @@ def _fit(
     module = build_module(cfg, parts)
     folder.write_config(cfg, overrides, _facts(parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
-    folder.event("resume" if checkpoint else "start", step=step, version=__version__)
+    steps, _ = total_steps(cfg, parts)
+    folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
-         f" rows to train on, steps {step} to {trainer.max_steps}")  # fmt: skip
+         f" rows to train on, steps {step} to {steps}")  # fmt: skip
     with tracking.tracked(trainer.loggers, folder.path, cfg, step):
         try:
             trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
@@ -165,9 +166,47 @@ class RunFolder:
     @property
     def finished_step(self) -> int | None:
         """The optimizer step the run has finished at, evaluated and exported; None while it has not."""
-        path = self.path / EVENTS
-        events = (
-            [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-        )
-        last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "finish")), None)
+        last = next((e for e in reversed(read_events(self.path)) if e["event"] in ("start", "resume", "finish")), None)
         return last["step"] if last and last["event"] == "finish" else None
+
+
+def holder(folder: Path) -> int | None:
+    """The pid of the process that holds a run's folder; None when none does.
+
+    Args:
+        folder: a run's.
+    """
+    try:
+        with (folder / _LOCK).open() as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of at once, with the file
+            except OSError:
+                return int(lock.read())
+    except (FileNotFoundError, ValueError):
+        pass
+    return None
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's events.jsonl, without one that a kill cut off; empty before the first.
+
+    Args:
+        folder: a run's.
+    """
+    path = folder / EVENTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics table, without the empty cells; a row cut off by a kill is left out.
+
+    Args:
+        path: written by MetricsFile.
+
+    Returns:
+        name -> text per row; `step` is always there.
+    """
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    return [row for row in rows if "step" in row]

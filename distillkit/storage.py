@@ -74,16 +74,21 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file atomically. Raises StorageError when that cannot be done; the old file stays."""
+    """As `write_bytes`, for UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file atomically. Raises StorageError when that cannot be done; the old file stays."""
     staging = path.with_name(f"{_UNFINISHED}{path.name}")
     try:
-        with staging.open("w") as file:
-            file.write(text)
+        with staging.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         staging.replace(path)
     except OSError as error:
-        raise _storage_error(error, path, len(text)) from error
+        raise _storage_error(error, path, len(content)) from error
 
 
 def append_text(path: Path, text: str) -> None:

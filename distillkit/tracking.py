@@ -35,8 +35,8 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
     tokens_per_second), and curves are drawn over `trainer/global_step`, the optimizer steps. W&B shows the run as
     finished, failed, preempted (after SIGTERM) or crashed (killed).
 
-    With `offline=false` the server is asked first. Without an answer or a good key within 10 s, or without a run
-    within `settings.init_timeout`, one warning is printed and the run is logged offline.
+    With `offline=false`, but no answer, good key or run within 10 s and `settings.init_timeout`, one warning is
+    printed and the run is logged offline.
 
     Args:
         loggers: the Trainer's.
@@ -53,8 +53,7 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
         _open(logger, online=not node.get("offline", False), folder=folder)
         run = logger.experiment
         run.config.update(without_secrets(config), allow_val_change=True)
-        if node.get("name") is None:
-            run.name = "/".join(folder.resolve().parts[-2:])
+        run.name = node.get("name") or "/".join(folder.resolve().parts[-2:])
         _catch_up(logger, folder / METRICS, step)
         code = 1
         try:

@@ -14,7 +14,8 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?: (?P<value>.*?))?(?:  # (
 HEAD = """# Every key
 
 Written by `scripts/write_keys.py` from the files in conf/; a test keeps it so. Choose a file of a group with
-`group=file`, set a key with `key=value`.
+`group=file`, set a key with `key=value`. An experiment sets keys of the groups, where their meaning stands; what stands
+beside a value is why.
 """
 
 
@@ -43,10 +44,9 @@ def section(path: Path) -> str:
     comment = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
     prefix = f"{group}." if group and group != "experiment" else ""
     table = rows(lines, prefix)
+    head = ["| key | value | why |" if group == "experiment" else "| key | default | meaning |", "|---|---|---|"]
     title = f"`{group}={path.stem}`" if group and path.stem != "base" else f"`{relative}`"
-    return "\n".join(
-        [f"## {title}", "", *comment, *(["", "| key | default | meaning |", "|---|---|---|", *table] if table else [])]
-    )
+    return "\n".join([f"## {title}", "", *comment, *(["", *head, *table] if table else [])])
 
 
 def render() -> str:

@@ -35,6 +35,18 @@ class AgreementTerm(Term):
         return LossSum(same[chosen].sum().float(), chosen.sum())
 
 
+class OfTeacherTerm(Term):
+    """Another term that needs no teacher, computed of the teacher's own logits."""
+
+    def __init__(self, term: Term) -> None:
+        super().__init__(term.weight, term.positions)
+        self.term = term
+
+    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> LossSum:
+        """Args: ignored, [N, V], [N]."""
+        return self.term(teacher_logits, None, labels)
+
+
 def intrinsic_terms(with_teacher: bool) -> dict[str, Term]:
     """The held-out metrics as terms, all means over the predicted positions.
 
@@ -79,6 +91,27 @@ def evaluate_model(
     finally:
         model.train(training)
     return with_perplexity(meter.means())
+
+
+def evaluate_pair(
+    model: PreTrainedModel, batches: Iterable[Batch], teacher: HiddenSource | None
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """A student's figures and its teacher's from one pass of both.
+
+    Args:
+        model, batches: as `evaluate_model`.
+        teacher: what the student is compared with, or None.
+
+    Returns:
+        evaluate_model's figures of the student, and of the teacher without comparing it with itself; None without one.
+    """
+    if teacher is None:
+        return evaluate_model(model, batches), None
+    mark = "teacher/"
+    own = {f"{mark}{name}": OfTeacherTerm(term) for name, term in intrinsic_terms(False).items()}
+    both = evaluate_model(model, batches, teacher=teacher, terms=intrinsic_terms(True) | own)
+    of_teacher = {name.removeprefix(mark): value for name, value in both.items() if name.startswith(mark)}
+    return {name: both[name] for name in both if not name.startswith(mark)}, with_perplexity(of_teacher)
 
 
 def with_perplexity(means: dict[str, float]) -> dict[str, float]:

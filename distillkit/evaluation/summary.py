@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from transformers import PreTrainedModel
 
 from distillkit.data.datamodule import MaskedLMDataModule
-from distillkit.evaluation.intrinsic import evaluate_model
+from distillkit.evaluation.intrinsic import evaluate_model, evaluate_pair
 from distillkit.objective import HiddenSource
+from distillkit.progress import activity
 from distillkit.students.counting import count_parameters
 from distillkit.types import Batch
 
@@ -73,21 +73,31 @@ def evaluate_side_by_side(
         name -> describe_model and evaluate_model's figures.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console(stderr=True)
     if teacher is not None:
         teacher.to(device)
-    figures = {}
-    for name, model in models.items():
-        loader = data.valid_stream()
-        batches = 0 if loader is None else limit_batches(limit, len(loader))
-        reference = None if teacher is None or model is teacher.model else teacher
-        chosen = (move(batch, device) for batch in itertools.islice(loader or [], batches))
-        model.to(device)  # type: ignore[arg-type]
-        with torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")):
-            tracked = track(chosen, f"evaluating {name}", total=batches, console=console, transient=True)
-            results = evaluate_model(model, tracked, teacher=reference)
-        figures[name] = describe_model(model) | results
+    figures = {name: describe_model(model) for name, model in models.items()}
+    students = {name: model for name, model in models.items() if teacher is None or model is not teacher.model}
+    of_teacher: dict[str, float] | None = None
+    with torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")):
+        for name, model in students.items():
+            model.to(device)  # type: ignore[arg-type]
+            results, of_teacher = evaluate_pair(model, _batches(data, limit, name, device), teacher)
+            figures[name] |= results
+        for name in models.keys() - students.keys():
+            if of_teacher is None:
+                of_teacher = evaluate_model(models[name], _batches(data, limit, name, device))
+            figures[name] |= of_teacher
     return figures
+
+
+def _batches(data: MaskedLMDataModule, limit: int | float | None, name: str, device: torch.device) -> Iterator[Batch]:
+    """The held-out batches on a device, with a line of how far they are."""
+    loader = data.valid_stream()
+    total = 0 if loader is None else limit_batches(limit, len(loader))
+    with activity(f"evaluating {name}") as say:
+        for done, batch in enumerate(itertools.islice(loader or [], total)):
+            say(f"evaluating {name}: {done} of {total} batches")
+            yield move(batch, device)
 
 
 def limit_batches(limit: int | float | None, available: int) -> int:

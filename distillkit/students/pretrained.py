@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedModel
 
 from distillkit.students.layers import copy_config
 from distillkit.students.transfer import BuiltStudent, Transfer
 
 
-def build_pretrained(source: PreTrainedModel, *, new_head: bool = False, dropout: float | None = None) -> BuiltStudent:
+def build_pretrained(
+    source: PreTrainedModel,
+    *,
+    new_head: bool = False,
+    dropout: float | None = None,
+    frozen: Sequence[str] = (),
+) -> BuiltStudent:
     """A copy of the source that shares no tensor with it.
 
     Args:
         source: any masked-LM model of transformers.
         new_head: start the masked-LM head anew, its decoder tied to the word embeddings.
         dropout: hidden and attention dropout; None: the source's.
+        frozen: regular expressions; weights they are found in the names of are not trained.
 
     Returns:
         BuiltStudent: float32, train mode.
 
     Raises:
-        ConfigError: the dropout is out of range.
+        ConfigError: the dropout is out of range, or an expression fits no weight.
     """
     config = copy_config(source, dropout)
     config.tie_word_embeddings = config.tie_word_embeddings or new_head
@@ -32,4 +41,5 @@ def build_pretrained(source: PreTrainedModel, *, new_head: bool = False, dropout
             transfer.leave(name, "the head is new")
         else:
             transfer.copy(name, name)
+    transfer.freeze(frozen)
     return transfer.finish({layer: [layer] for layer in range(config.num_hidden_layers)})

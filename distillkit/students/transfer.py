@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillkit.errors import TeacherError
+from distillkit.errors import ConfigError, TeacherError
 
 KINDS = ("copied", "folded", "averaged", "projected", "least squares", "tied", "initialised")
 """How a student weight can come about; each entry of a report begins with one of them."""
+
+FROZEN = "; frozen"
+"""How the entry of a weight ends that is not trained."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class TransferReport:
         """A few lines a person reads: how many weights came how, which layers, what was left behind."""
         kinds = Counter(_kind(how) for how in self.student.values())
         lines = [f"student: {len(self.student)} weights: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items())]
+        if frozen := sum(how.endswith(FROZEN) for how in self.student.values()):
+            lines.append(f"frozen: {frozen} weights")
         if self.layer_map:
             lines.append("layers: " + ", ".join(f"{k} <- {_ranges(v)}" for k, v in self.layer_map.items()))
         if self.embedding_energy is not None:
@@ -144,6 +150,32 @@ class Transfer:
         if target not in self._student_ties:
             self._how[target] = f"initialised: {_distribution(self._student[target])}"
 
+    def freeze(self, patterns: Sequence[str]) -> None:
+        """Keeps weights as they are: no gradient, no place in the optimizer; the report says so.
+
+        Args:
+            patterns: regular expressions; a weight one of them is found in the name of is frozen, and whatever is tied
+                to it with it. Empty: none.
+
+        Raises:
+            ConfigError: not a list, not an expression, found in no name, or nothing is left to train.
+        """
+        if isinstance(patterns, str):
+            raise ConfigError("must be a list", key="student.frozen", value=patterns, fix=f"[{patterns}]")
+        for pattern in patterns:
+            try:
+                chosen = [name for name in self._student if re.search(pattern, name)]
+            except re.error as error:
+                raise ConfigError(f"not an expression: {error}", key="student.frozen", value=pattern) from None
+            if not chosen:
+                raise ConfigError(
+                    "found in the name of no weight", key="student.frozen", value=pattern, fix="see student in run.json"
+                )
+            for name in chosen:
+                self._student[name].requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self._model.parameters()):
+            raise ConfigError("nothing is left to train", key="student.frozen", value=[*patterns])
+
     def leave(self, prefix: str, reason: str) -> None:
         """Notes why the source weights that begin with `prefix` and that no write has used stay unused."""
         for name in self._source:
@@ -182,7 +214,7 @@ class Transfer:
                 fix="name a checkpoint of a stock masked-LM class",
             )
         report = TransferReport(
-            student={name: how[name] for name in self._student},
+            student={name: how[name] + ("" if w.requires_grad else FROZEN) for name, w in self._student.items()},
             source={name: uses[name] for name in self._source},
             layer_map=layer_map,
             embedding_energy=embedding_energy,

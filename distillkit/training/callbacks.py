@@ -138,7 +138,7 @@ class ProgressReport(pl.Callback):
     """A bar on a terminal, a line now and then elsewhere: steps, tokens/s, each raw term, time left.
 
     Args:
-        seconds_between_lines: where stderr is not a terminal.
+        seconds_between_lines: at most, where stderr is not a terminal and a step is shorter than that.
     """
 
     def __init__(self, seconds_between_lines: float = 2.5) -> None:
@@ -146,8 +146,8 @@ class ProgressReport(pl.Callback):
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._last_line = self._started = 0.0
-        self._first_step = 0
+        self._last_line = self._last_batch = self._started = 0.0
+        self._first_step = self._shown_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar."""
@@ -162,17 +162,23 @@ class ProgressReport(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Moves the bar, or prints a line when it is time."""
-        if batch.micro != trainer.accumulate_grad_batches - 1 or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, figures=figures(pl_module))
-        elif time.perf_counter() - self._last_line > self.seconds_between_lines:
+        elif self._is_time():
             self._line(trainer, pl_module)
+
+    def _is_time(self) -> bool:
+        """Whether to print a line now, because after one more batch like the last it would be late."""
+        now = time.perf_counter()
+        taken, self._last_batch = now - self._last_batch, now
+        return now + taken - self._last_line > self.seconds_between_lines
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Says that validation is going on."""
         if trainer.is_global_zero and self._bar is None:
-            if time.perf_counter() - self._last_line > self.seconds_between_lines:
+            if self._is_time():
                 self._say(f"step {trainer.global_step}/{trainer.max_steps}  validating")
         elif self._bar is not None:
             self._bar.update(self._task, figures="validating")
@@ -185,7 +191,7 @@ class ProgressReport(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Closes the bar."""
-        if self._bar is None and trainer.is_global_zero:
+        if self._bar is None and trainer.is_global_zero and trainer.global_step != self._shown_step:
             self._line(trainer, pl_module)
         self._close()
 
@@ -199,6 +205,7 @@ class ProgressReport(pl.Callback):
             self._bar = None
 
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._shown_step = trainer.global_step
         done = trainer.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         self._say(f"step {trainer.global_step}/{trainer.max_steps}  {left:.0f} s left  {figures(pl_module)}")

@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from distillkit.rundir import read_metrics
 from distillkit.storage import append_text, write_text
 
 
@@ -66,17 +67,3 @@ class MetricsFile(Logger):
             table.writeheader()
         table.writerows(rows)
         return text.getvalue()
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics table, without the empty cells; a row cut off by a kill is left out.
-
-    Args:
-        path: written by MetricsFile.
-
-    Returns:
-        name -> text per row; `step` is always there.
-    """
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
-    return [row for row in rows if "step" in row]

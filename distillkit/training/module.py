@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from distillkit.attention import use_quick_attention
 from distillkit.evaluation.intrinsic import intrinsic_terms
 from distillkit.meters import TermMeter
 from distillkit.objective import HiddenSource, Objective
@@ -85,7 +86,8 @@ class DistillationModule(pl.LightningModule):
             trainer.check_val_every_n_epoch = None
 
     def on_fit_start(self) -> None:
-        """Moves the teacher beside the student."""
+        """Moves the teacher beside the student, which trains with the quicker attention."""
+        use_quick_attention(self.student)
         self._teacher_here()
 
     def on_validation_start(self) -> None:

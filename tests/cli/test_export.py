@@ -81,7 +81,7 @@ def flip(run: Run) -> None:
         (["checkpoint=newest"], "checkpoint=newest"),
         (["chekpoint=last"], "did you mean checkpoint?"),
         (["license=apache"], "did you mean apache-2.0?"),
-        (["private=maybe"], "private=maybe"),
+        (["push_to_hub=me/model", "private=maybe"], "private=maybe"),
         (["push_to_hub=model"], "owner/name"),
         (["push_to_hub=a/b/c"], "owner/name"),
         (["push_to_hub=me/model"], "HF_TOKEN"),

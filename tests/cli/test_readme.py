@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from distillkit import config, validation
+from distillkit import config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,7 +26,8 @@ SPECIAL = {
 }
 
 
-def _make_teacher_and_corpus(folder: Path) -> None:
+def make_teacher_and_corpus(folder: Path) -> None:
+    """my_bert/, a random BERT of 4 layers with its tokenizer, and corpus/ with one file of 399 lines."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL.values(), *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -43,7 +42,7 @@ def _make_teacher_and_corpus(folder: Path) -> None:
 def test_readme_python_example_trains_and_exports_when_run_as_printed(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)  # type: ignore[union-attr]
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
-    _make_teacher_and_corpus(tmp_path)
+    make_teacher_and_corpus(tmp_path)
     torch.manual_seed(0)
     code = code.replace("max_steps=1000", "max_steps=3")
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -54,14 +53,6 @@ def test_readme_python_example_trains_and_exports_when_run_as_printed(tmp_path: 
     teacher = AutoModelForMaskedLM.from_pretrained(tmp_path / "my_bert", trust_remote_code=False)
     moved = student.vocab_layer_norm.bias - teacher.cls.predictions.transform.LayerNorm.bias
     assert moved.abs().max() > 0, "nothing was trained"
-
-
-@pytest.mark.parametrize("line", re.findall(r"^    distillkit (?:train|info) .*", README, re.M))
-def test_readme_command_composes_and_validates_when_typed(line: str) -> None:
-    words = shlex.split(line, comments=True)[2:]
-    settled = config.settle(*config.load("train", words))
-    validation.validate(settled)
-    assert settled["teacher"]["path"]
 
 
 def test_readme_keys_exist_when_named_in_the_table() -> None:

@@ -24,8 +24,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import distillkit
+from distillkit.rundir import read_metrics
 from distillkit.training.checkpointing import STATE, checkpoint_name, checkpoint_step
-from distillkit.training.loggers import read_metrics
 
 CHECKOUT = Path(distillkit.__file__).resolve().parents[1]
 WORDS = [f"w{number}" for number in range(95)]

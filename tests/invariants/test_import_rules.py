@@ -17,12 +17,12 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "publishing", "sweeps"},
+    {"comparison", "hashing", "inspection", "probe", "publishing", "status", "sweeps"},
     {"config", "run", "validation"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"demo_teacher", "heads", "meters", "rundir"},
-    {"hub", "licenses", "losses", "redaction", "progress", "storage"},
+    {"attention", "demo_teacher", "heads", "meters", "rundir"},
+    {"hub", "licenses", "losses", "machine", "progress", "redaction", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from distillkit.heads import apply_head, encode, head_parameters
+from distillkit.objective import MaskedLMTerm, Objective
 from tests.parity.models import VOCABULARY, make_batch, tiny_model
 
 ARCHITECTURES = ["bert", "distilbert", "albert", "roberta", "electra", "modernbert"]
@@ -40,6 +41,19 @@ def test_head_parameters_leave_frozen_ones_out_and_no_gradient_behind() -> None:
     embeddings = model.get_input_embeddings().weight.requires_grad_(False)
     assert all(p is not embeddings for p in head_parameters(model))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_encoder_trains_as_before_when_the_whole_head_is_frozen() -> None:
+    gradients = []
+    for freeze in (False, True):
+        model, batch = tiny_model(), make_batch()
+        if freeze:
+            model.cls.requires_grad_(False)
+            model.bert.embeddings.requires_grad_(False)
+            assert head_parameters(model) == []
+        Objective({"mlm": MaskedLMTerm()})(model, None, batch).loss.backward()
+        gradients.append(model.bert.encoder.layer[0].output.dense.weight.grad)
+    assert torch.equal(*gradients) and gradients[0].any()
 
 
 def test_head_restores_encoder_when_it_raises() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.training.loggers import MetricsFile, read_metrics
+from distillkit.rundir import read_metrics
+from distillkit.training.loggers import MetricsFile
 
 
 @pytest.fixture

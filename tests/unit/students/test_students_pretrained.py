@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from distillkit.errors import ConfigError
 from distillkit.students import build_pretrained
+from distillkit.training.optim import decay_groups
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "modernbert"])
@@ -41,3 +43,35 @@ def test_pretrained_sets_every_dropout_when_one_is_given(bert):
     student, _ = build_pretrained(bert, dropout=0.0)
     assert {module.p for module in student.modules() if isinstance(module, nn.Dropout)} == {0.0}
     assert bert.config.hidden_dropout_prob == 0.1
+
+
+def test_pretrained_leaves_frozen_weights_out_of_the_optimizer_when_named(bert):
+    student, report = build_pretrained(bert, new_head=True, frozen=["embeddings", r"layer\.0\..*bias"])
+    still = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    assert still == {n for n, _ in student.named_parameters() if "embeddings" in n or ("layer.0." in n and "bias" in n)}
+    groups = {id(parameter) for group in decay_groups(student) for parameter in group["params"]}
+    assert groups == {id(p) for name, p in student.named_parameters() if name not in still}
+    assert report.student["bert.embeddings.LayerNorm.bias"] == "copied from bert.embeddings.LayerNorm.bias; frozen"
+    frozen = [name for name, how in report.student.items() if how.endswith("; frozen")]
+    assert set(frozen) == still | {"cls.predictions.decoder.weight"}, "the decoder is tied to the word embeddings"
+    assert f"frozen: {len(frozen)} weights" in report.summary()
+
+
+def test_pretrained_trains_every_weight_when_nothing_is_frozen(bert):
+    student, report = build_pretrained(bert)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not any("frozen" in line for line in [*report.student.values(), *report.summary()])
+
+
+@pytest.mark.parametrize(
+    ("frozen", "problem"),
+    [
+        (["embedings"], "found in the name of no weight"),
+        (["layer.("], "not an expression"),
+        ("embeddings", "must be a list"),
+        ([""], "nothing is left to train"),
+    ],
+)
+def test_pretrained_is_refused_when_frozen_does_not_fit(bert, frozen, problem):
+    with pytest.raises(ConfigError, match=rf"^student\.frozen=.*: {problem}"):
+        build_pretrained(bert, frozen=frozen)

@@ -1,0 +1,105 @@
+"""How a run is getting on, read from its folder alone: the verb status. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from distillkit.errors import RunStateError
+from distillkit.progress import duration
+from distillkit.rundir import CONFIG, ERRORS, METRICS, holder, read_events, read_metrics
+
+_FIGURES = ("tokens_per_second", "lr")
+
+
+def read_status(folder: str) -> dict[str, Any]:
+    """What a run's folder tells, at any time and without disturbing the run.
+
+    Args:
+        folder: a run's.
+
+    Returns:
+        Plain values: run_dir, state ("running", "finished", "failed" or "stopped"), pid, step, steps (of the whole
+        run), seconds_left (estimated, while running), checkpoint (newest saved step), train and held_out (newest
+        figures by name), error (the last failure's line), updated (Unix seconds of the newest entry). None where
+        there is nothing to tell.
+
+    Raises:
+        RunStateError: not a run's folder.
+    """
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        raise RunStateError("not a run's folder", key="RUN_DIR", value=folder, fix="name a folder made by train")
+    events = read_events(path)
+    metrics = path / METRICS
+    rows = read_metrics(metrics) if metrics.exists() else []
+    began = next((event for event in reversed(events) if event["event"] in ("start", "resume")), {"step": 0, "time": 0})
+    saved = [event["step"] for event in events if event["event"] == "checkpoint"]
+    step = max([began["step"], *saved[-1:], *(int(row["step"]) for row in rows[-1:])])
+    updated = max([event["time"] for event in events[-1:]] + ([metrics.stat().st_mtime] if rows else []), default=None)
+    state, pid = _state(path, events), holder(path)
+    steps = began.get("steps")
+    return {
+        "run_dir": folder,
+        "state": state,
+        "pid": pid,
+        "step": step,
+        "steps": steps,
+        "seconds_left": _seconds_left(began, step, steps, updated) if state == "running" else None,
+        "checkpoint": saved[-1] if saved else None,
+        "train": _newest(rows, ("train/", *_FIGURES)),
+        "held_out": _newest(rows, ("valid/",)),
+        "error": _last_line(path / ERRORS) if state == "failed" else None,
+        "updated": updated,
+    }
+
+
+def _state(path: Path, events: list[dict[str, Any]]) -> str:
+    if holder(path) is not None:
+        return "running"
+    if events and events[-1]["event"] == "finish":
+        return "finished"
+    return "failed" if (path / ERRORS).exists() else "stopped"
+
+
+def _seconds_left(began: dict[str, Any], step: int, steps: int | None, updated: float | None) -> float | None:
+    done = step - began["step"]
+    if not steps or not updated or done <= 0:
+        return None
+    return max(0.0, (updated - began["time"]) / done * (steps - step) - (time.time() - updated))
+
+
+def _newest(rows: list[dict[str, str]], prefixes: tuple[str, ...]) -> dict[str, float]:
+    """The newest value of each figure whose name starts with one of the prefixes, which are left out of the names."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+            if prefix is not None:
+                found[name.removeprefix(prefix) if prefix.endswith("/") else name] = float(value)
+    return found
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text().strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def as_text(status: dict[str, Any]) -> str:
+    """`read_status`'s facts as lines a person reads."""
+    of = f" of {status['steps']:,}" if status["steps"] else ""
+    pid = f" (process {status['pid']})" if status["pid"] else ""
+    left = f", about {duration(status['seconds_left'])} left" if status["seconds_left"] is not None else ""
+    lines = [f"{status['run_dir']}: {status['state']}{pid}, step {status['step']:,}{of}{left}"]
+    for name in ("train", "held_out"):
+        if status[name]:
+            figures = "  ".join(f"{key} {value:,.4g}" for key, value in status[name].items())
+            lines.append(f"  {name.replace('_', '-')}: {figures}")
+    if status["checkpoint"] is not None:
+        lines.append(f"  newest checkpoint: step {status['checkpoint']:,}")
+    if status["error"]:
+        lines.append(f"  {status['error']}")
+    if status["state"] in ("failed", "stopped"):
+        lines.append(f"  continue with: distillkit resume {status['run_dir']}")
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""What a model costs to use: sizes from its files, memory from a process of its own, latencies that take turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distillkit.evaluation import efficiency
+from distillkit.evaluation.examples import fill_masks
+from distillkit.hashing import weights_hash
+from tests.faults.harness import make_bert, make_tokenizer
+
+
+def save(folder: Path, **settings: int) -> str:
+    make_bert(**settings).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_efficiency_is_measured_of_every_model_when_side_by_side(tmp_path: Path) -> None:
+    small = save(tmp_path / "small", num_hidden_layers=1)
+    large = save(tmp_path / "large", num_hidden_layers=2, hidden_size=512, intermediate_size=8192)
+    before = weights_hash(large)
+    figures = efficiency.measure_efficiency({"small": small, "large": large})
+    assert list(figures) == ["small", "large"]
+    for path, found in zip((small, large), figures.values(), strict=True):
+        stored = (Path(path) / "model.safetensors").stat().st_size
+        assert found["disk_bytes"] == stored
+        times = found["latency_ms"]
+        assert 0 < times["median"] <= times["p95"] and times["spread"] >= 0 and times["batch"] == 1
+        assert found["peak_memory_mb"] > found["model_memory_mb"] > stored / 1e6
+    assert figures["large"]["latency_ms"]["median"] > 2 * figures["small"]["latency_ms"]["median"]
+    extra = (figures["large"]["disk_bytes"] - figures["small"]["disk_bytes"]) / 1e6
+    assert figures["large"]["model_memory_mb"] - figures["small"]["model_memory_mb"] > 0.8 * extra
+    assert weights_hash(large) == before
+
+
+def test_summary_is_of_the_order_statistics_when_times_are_known() -> None:
+    found = efficiency._summary([*[10.0] * 90, *[12.0] * 10])
+    assert found["median"] == 10 and found["p95"] == 12 and found["spread"] == pytest.approx(0.2)
+
+
+def test_masks_are_filled_as_stock_transformers_fills_them(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    path = save(tmp_path / "model")
+    text = "the film was [MASK] and long"
+    (row,) = fill_masks({"model": path}, [text], top=3)
+    expected = pipeline("fill-mask", path, top_k=3)(text)
+    assert row["text"] == text
+    found = row["predictions"]["model"]
+    assert [p["token"] for p in found] == [p["token_str"] for p in expected]
+    assert [p["score"] for p in found] == pytest.approx([p["score"] for p in expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["no mask", "[MASK] and [MASK]"])
+def test_masks_are_refused_when_there_is_not_exactly_one(text: str) -> None:
+    with pytest.raises(ValueError, match="not exactly one"):
+        fill_masks({}, [text])

@@ -1,0 +1,53 @@
+"""Activities: silent until turned on, a line at once and again, one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from distillkit import progress
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    yield
+    progress._shown.update(spinner=False, lines=False)
+
+
+def test_activity_prints_nothing_when_not_turned_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress.activity("tokenizing") as say:
+        say("tokenizing: 3 of 4")
+        time.sleep(0.12)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_activity_prints_at_once_and_again_when_lines_are_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    progress.show(lines=True)
+    with progress.activity("tokenizing") as say:
+        assert capfd.readouterr() == ("", "tokenizing\n")
+        say("tokenizing: 3 of 4")
+        time.sleep(0.12)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines and set(lines) == {"tokenizing: 3 of 4 (0 s)"}
+    time.sleep(0.12)
+    assert capfd.readouterr().err == "", "it goes on after its end"
+
+
+def test_activity_takes_the_outer_ones_place_when_nested(capfd: pytest.CaptureFixture[str]) -> None:
+    progress.show(lines=True)
+    with progress.activity("writing the report"):
+        with progress.activity("measuring latency"):
+            time.sleep(0.12)
+        assert "measuring latency (0 s)" in capfd.readouterr().err
+    with progress.activity("next"):
+        assert capfd.readouterr().err.splitlines()[-1] == "next"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7512, "2 h 5 min")]
+)
+def test_duration_is_said_as_a_person_does_when_rounded(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
