@@ -20,6 +20,7 @@ VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
+    "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
     "report": "a page of one or several runs, with figures: distillkit report RUN_DIR... [output=DIR]",
@@ -282,6 +283,23 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    folders = [word for word in args.words if "=" not in word]
+    if len(folders) != 1:
+        raise ConfigError(
+            "name one run's folder", key="export", value=" ".join(folders), fix="distillkit export RUN_DIR"
+        )
+    _quiet()
+    from distillkit import config
+
+    options = config.options("export", [word for word in args.words if "=" in word])
+    from distillkit.publishing import export_run
+
+    folder, address = export_run(folders[0], **options)
+    print(f"student: {folder}" + (f"\nhub: {address}" if address else ""))
+    return 0
+
+
 def _status(args: argparse.Namespace) -> int:
     from distillkit.status import as_text, read_status
 
@@ -356,6 +374,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "export": _export,
     "info": _info,
     "status": _status,
     "report": _report_verb,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -153,13 +154,8 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a value that cannot be resolved.
     """
-    if "run" in cfg and "dir" in cfg.run and cfg.run.dir is None:
-        name = hydra.runtime.choices.get("experiment") or "train"
-        if is_first_rank():  # the other ranks compose again, seconds later: they must come to the same folder
-            os.environ["DISTILLKIT_RUN_DIR"] = f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-        elif "DISTILLKIT_RUN_DIR" not in os.environ:
-            raise ConfigError("the ranks must know their folder", key="run.dir", value=None, fix="set run.dir=FOLDER")
-        cfg.run.dir = os.environ["DISTILLKIT_RUN_DIR"]
+    if "run" in cfg and "dir" in cfg.run:
+        _settle_run(cfg.run, hydra)
     for key in _PATHS:
         value = OmegaConf.select(cfg, key)
         if value is not None:
@@ -170,6 +166,21 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _settle_run(run: DictConfig, hydra: DictConfig) -> None:
+    """Chooses folder and id; the other ranks compose again, seconds later, and must come to the same."""
+    if run.dir is None:
+        name = hydra.runtime.choices.get("experiment") or "train"
+        if is_first_rank():
+            os.environ["DISTILLKIT_RUN_DIR"] = f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        elif "DISTILLKIT_RUN_DIR" not in os.environ:
+            raise ConfigError("the ranks must know their folder", key="run.dir", value=None, fix="set run.dir=FOLDER")
+        run.dir = os.environ["DISTILLKIT_RUN_DIR"]
+    if run.id is None:
+        if is_first_rank():
+            os.environ["DISTILLKIT_RUN_ID"] = secrets.token_hex(4)
+        run.id = os.environ.get("DISTILLKIT_RUN_ID")  # without one: another launcher's rank, which logs nothing
 
 
 def is_first_rank() -> bool:
@@ -215,6 +226,15 @@ def with_changes(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
         node[last] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     return changed
+
+
+def options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The keys of conf/<name>.yaml with `key=value` changes, without Hydra: a key may be called as a group is.
+
+    Raises:
+        ConfigError: not of that form, or an unknown key.
+    """
+    return with_changes(OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{name}.yaml")), overrides)  # type: ignore[arg-type]
 
 
 def relocated(node: Any, old: str, new: str) -> Any:

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distillkit.storage import new_folder
+from distillkit.storage import new_folder, write_text
+
+CARD = "README.md"
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str = "") -> None:
     """Writes model and tokenizer, whole or not at all.
 
     Args:
         model: loads again with AutoModelForMaskedLM, in a process without distillkit.
         tokenizer: saved beside it.
         folder: replaced when it exists.
+        card: text of its README.md; none is written when empty.
 
     Raises:
         StorageError: there is no room or no right to write; what was there stays.
@@ -23,3 +26,5 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: s
     with new_folder(Path(folder)) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
+        if card:
+            write_text(staging / CARD, card)

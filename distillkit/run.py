@@ -13,9 +13,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distillkit import __version__, config, validation
+from distillkit import __version__, config, tracking, validation
+from distillkit.card import model_card
 from distillkit.data.datamodule import MaskedLMDataModule
-from distillkit.errors import ConfigError, DistillkitError, RunStateError, StorageError
+from distillkit.errors import ConfigError, DistillkitError, RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.objective import Objective
@@ -32,12 +33,13 @@ from distillkit.teachers import (
 )
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
+from distillkit.training.faults import as_fault
 from distillkit.training.loggers import MetricsFile
 from distillkit.training.module import DistillationModule
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -270,32 +272,39 @@ def _fit(
     folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
          f" rows to train on, steps {step} to {steps}")  # fmt: skip
-    try:
-        trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except (RuntimeError, OSError, EOFError) as error:
-        raise _fault(error, cfg["data"]["num_workers"]) from error
-    if not trainer.is_global_zero:
-        return {}
-    export(parts.student.model, parts.tokenizer, folder.path / STUDENT)
+    with tracking.tracked(trainer.loggers, folder.path, cfg, step):
+        try:
+            trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise as_fault(error, cfg["data"]["num_workers"]) from error
+        return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
+
+
+def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:
+    """What a trained student leaves: held-out figures beside the teacher's, and its folder with a card of them."""
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
     figures = evaluate_side_by_side(
         models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
         precision=cfg["trainer"]["precision"],
     )  # fmt: skip
     folder.write_evaluation(figures)
-    folder.event("finish", step=trainer.global_step)
+    step = trainer.global_step
+    card = model_card(cfg, folder.facts, figures, folder.overrides, step=step, ranks=trainer.world_size)
+    export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
+    folder.event("finish", step=step)
+    if cfg["run"]["report"]:
+        _report(folder.path)
     return figures
 
 
-def _fault(error: Exception, workers: int) -> Exception:
-    """The machine's faults among what training raises: a data worker that died, a file that cannot be written."""
-    text, fix = str(error).strip().splitlines()[:1], "distillkit resume RUN_DIR"
-    broken_pipe = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    if "DataLoader worker" in str(error) or (workers and broken_pipe):
-        return StorageError(f"a data worker died: {' '.join(text)}", fix=fix)
-    if isinstance(error, OSError):
-        return StorageError(f"cannot be written: {error.strerror}", key="file", value=error.filename, fix=fix)
-    return error
+def _report(folder: Path) -> None:
+    """The run's page. The run is complete without it, so that nothing about it may make the run fail."""
+    from distillkit.report import write_report  # late: matplotlib takes a second
+
+    try:
+        write_report([folder])
+    except Exception as error:
+        _say(f"warning: no report ({' '.join(str(error).split())}); try: distillkit report {folder}")
 
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:

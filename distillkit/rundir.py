@@ -126,7 +126,7 @@ class RunFolder:
 
         Args:
             config: settled.
-            overrides: as typed.
+            overrides: as typed, those of a resume after the first.
             facts: plain values that resume must find unchanged (the corpus), and what is good to know.
         """
         if self.held:
@@ -153,14 +153,14 @@ class RunFolder:
         return yaml.safe_load((self.path / CONFIG).read_text())
 
     @property
+    def overrides(self) -> list[str]:
+        """overrides.yaml: as typed, those of a resume after the first."""
+        return yaml.safe_load((self.path / OVERRIDES).read_text())
+
+    @property
     def facts(self) -> dict[str, Any]:
         """run.json."""
         return json.loads((self.path / FACTS).read_text())
-
-    @property
-    def overrides(self) -> list[str]:
-        """overrides.yaml."""
-        return yaml.safe_load((self.path / OVERRIDES).read_text())
 
     @property
     def evaluation(self) -> dict[str, Any]:

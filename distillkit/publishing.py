@@ -1,0 +1,151 @@
+"""A run's student as a folder others can use, and on the Hugging Face hub: the verb export."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from distillkit import __version__, run
+from distillkit.card import model_card
+from distillkit.errors import ConfigError, RunStateError, StorageError
+from distillkit.export import CARD, export
+from distillkit.licenses import check_license
+from distillkit.rundir import CHECKPOINTS, STUDENT, RunFolder
+from distillkit.storage import new_folder, write_text
+from distillkit.training.callbacks import Checkpointer
+from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_name, checkpoint_step
+
+EXPORTS = "export"
+_SECONDS = 10.0
+
+
+def export_run(
+    run_dir: str,
+    *,
+    checkpoint: str | int | None = None,
+    output: str | None = None,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    license: str | None = None,
+) -> tuple[Path, str | None]:
+    """Writes a run's student with its model card, and uploads it. Reads only, so the run may be going on.
+
+    Args:
+        run_dir: the run's folder.
+        checkpoint: "last", "best" (lowest held-out loss) or a step; None: the finished student/, else "last".
+        output: folder, replaced when it exists; None: student/, of a checkpoint export/step_<step> in the run's folder.
+        push_to_hub: "owner/name", created if need be.
+        private: of a repository created here.
+        license: for the card; None: the run's.
+
+    Returns:
+        The folder, and the address on the hub if it was uploaded.
+
+    Raises:
+        RunStateError: not a run, or no such or a damaged checkpoint.
+        ConfigError, StorageError: the licence, name or token is wrong; the folder or the hub cannot be written to.
+    """
+    check_license(license, key="license")
+    if push_to_hub is not None:
+        _check_hub(push_to_hub, private)
+    folder = RunFolder(run_dir, new=False, held=False)
+    config = folder.config
+    config["run"]["license"] = license or config["run"].get("license")
+    if checkpoint is None and folder.finished_step is not None:
+        target = Path(output) if output else folder.path / STUDENT
+        _export_finished(folder, config, folder.finished_step, target, push_to_hub)
+    else:
+        source = _find_checkpoint(folder.path / CHECKPOINTS, str(checkpoint or "last"))
+        target = Path(output) if output else folder.path / EXPORTS / source.name
+        _export_checkpoint(folder, config, source, target, push_to_hub)
+    return target, _push(target, push_to_hub, private=private) if push_to_hub else None
+
+
+def _export_finished(folder: RunFolder, config: dict[str, Any], step: int, target: Path, name: str | None) -> None:
+    with new_folder(target.absolute()) as staging:
+        shutil.copytree(folder.path / STUDENT, staging, dirs_exist_ok=True)
+        write_text(staging / CARD, _card(folder, config, folder.evaluation, step, name))
+
+
+def _export_checkpoint(
+    folder: RunFolder, config: dict[str, Any], checkpoint: Path, target: Path, name: str | None
+) -> None:
+    """The student is built as the run built it, so that its class and configuration are the same."""
+    state = DirectoryCheckpointIO().load_checkpoint(checkpoint)["state_dict"]
+    prefix = "student."
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    teacher = run.build_teacher(config)
+    tokenizer = run.build_tokenizer(config, teacher)
+    model = run.build_student(config, teacher, tokenizer).model
+    model.to(next(iter(weights.values())).dtype)
+    model.load_state_dict(weights, strict=True)
+    export(model, tokenizer, target.absolute(), _card(folder, config, {}, checkpoint_step(checkpoint), name))
+
+
+def _card(folder: RunFolder, config: dict[str, Any], figures: dict[str, Any], step: int, name: str | None) -> str:
+    return model_card(config, folder.facts, figures, folder.overrides, step=step, ranks=run.ranks(config), name=name)
+
+
+def _find_checkpoint(folder: Path, which: str) -> Path:
+    """The checkpoint's folder; whether it is whole is seen when it is loaded."""
+    saved = sorted(folder.glob("step_*"))
+    names = ", ".join(str(checkpoint_step(path)) for path in saved)
+    if not saved:
+        raise RunStateError("the run has no checkpoint yet", key="checkpoint", value=which, fix="wait for the first")
+    if which == "last":
+        return saved[-1]
+    if which == "best":
+        best = DirectoryCheckpointIO().load_checkpoint(saved[-1])["callbacks"][Checkpointer.__qualname__]["best"]
+        which = str(best["step"]) if best else "best"
+    path = folder / checkpoint_name(int(which)) if which.isdigit() else folder / which
+    if path not in saved:
+        raise RunStateError("no such checkpoint", key="checkpoint", value=which, allowed=f"last, best, {names}")
+    return path
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+
+def _check_hub(name: str, private: Any) -> None:
+    """Whether an upload can be tried at all: the name, a token, a hub that answers within 10 s. Nothing is sent."""
+    if not isinstance(private, bool):
+        raise ConfigError("not a switch", key="private", value=private, allowed="true, false")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if name.count("/") != 1:
+        raise ConfigError("not a repository's name", key="push_to_hub", value=name, allowed="owner/name")
+    if get_token() is None:
+        raise ConfigError("no token for the hub", key="push_to_hub", value=name,
+                          fix="set HF_TOKEN in the environment, or run hf auth login")  # fmt: skip
+    try:
+        HfApi().model_info(name, timeout=_SECONDS)
+    except RepositoryNotFoundError:
+        return  # it is created
+    except Exception as error:  # whatever the hub's client and its transport raise
+        raise _hub_error(error, name) from error
+
+
+def _push(folder: Path, name: str, *, private: bool) -> str:
+    api = HfApi(library_name="distillkit", library_version=__version__)
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"distillkit {__version__}")
+    except Exception as error:
+        raise _hub_error(error, name) from error
+    return f"{api.endpoint}/{name}"
+
+
+def _hub_error(error: Exception, name: str) -> ConfigError | StorageError:
+    """The user's token or right (401, 403), or else the connection."""
+    reason = " ".join(str(error).split())[:200]
+    if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+        return ConfigError(f"the hub refuses it ({reason})", key="push_to_hub", value=name,
+                           fix="check the owner and the token: hf auth login")  # fmt: skip
+    return StorageError(f"the hub is out of reach ({reason})", key="push_to_hub", value=name, fix="try again later")

@@ -1,0 +1,124 @@
+"""The model card: what it says is what the run's files say, and the hub's own parser reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from distillkit import config
+from distillkit.card import model_card
+from distillkit.demo_teacher import HUB
+from distillkit.errors import ConfigError
+from distillkit.licenses import LICENSES, check_license
+from tests.faults.fixtures import Reference
+from tests.faults.harness import Inputs, Recipe
+
+STUDENT = {"class": "AlbertForMaskedLM", "layers": 4, "hidden_size": 32, "unique_parameters": 1234,
+           "nominal_parameters": 4567, "mlm_loss": 3.96412, "top1": 0.3481, "perplexity": 52.7, "agreement": 0.559,
+           "kl": 0.547}  # fmt: skip
+TEACHER = STUDENT | {"mlm_loss": 3.4684, "top1": 0.422, "nominal_parameters": 1234}
+FACTS = {
+    "version": "0.1.0",
+    "student": STUDENT,
+    "transfer": {"layer_map": {"0": [0, 1], "1": [2, 3]}},
+    "data": {"train": {"documents": 24000, "tokens": 64000, "rows": 1000}},
+}
+
+
+def settled(*overrides: str) -> dict[str, Any]:
+    return config.settle(*config.load("train", ["run.dir=unused", "teacher.path=owner/bert", *overrides]))
+
+
+def card(*overrides: str, figures: dict[str, Any] | None = None, name: str | None = None) -> ModelCard:
+    figures = {"teacher": TEACHER, "student": STUDENT} if figures is None else figures
+    return ModelCard(model_card(settled(*overrides), FACTS, figures, list(overrides), step=50, ranks=2, name=name))
+
+
+HUB_CORPUS = ("data=hub", "data.name=wikitext", "data.config=wikitext-2-raw-v1")
+
+
+def test_metadata_is_what_the_run_was_when_parsed_back() -> None:
+    data = card(*HUB_CORPUS, "run.license=apache-2.0", name="me/small").data
+    assert data.license == "apache-2.0"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "fill-mask")
+    assert (data.base_model, data.datasets, data.model_name) == ("owner/bert", ["wikitext"], "small")
+    assert data.tags == ["distillkit", "knowledge-distillation"]
+    results = {result.metric_type: result for result in data.eval_results}
+    assert {kind: result.metric_value for kind, result in results.items()} == {"loss": 3.9641, "accuracy": 0.3481}
+    assert {result.dataset_name for result in results.values()} == {"wikitext wikitext-2-raw-v1"}
+
+
+def test_metadata_claims_nothing_when_nothing_is_known(tmp_path: Path) -> None:
+    words = (f"teacher.path={tmp_path}", "data=text", f"data.path={tmp_path}/secret_project/a.txt")
+    found = card(*words, figures={}).data
+    assert found.license == "unknown"
+    assert (found.base_model, found.datasets, found.language, found.eval_results) == (None, None, None, None)
+
+
+def test_metadata_names_the_encoder_and_its_language_when_the_teacher_is_the_demo() -> None:
+    found = card("teacher=demo", "teacher.path=demo", "data=demo").data
+    assert (found.base_model, found.language) == (HUB, "en")
+
+
+def test_text_names_teacher_and_layers_and_loss_when_distilled() -> None:
+    text = card(*HUB_CORPUS, "loss.alpha=3", "loss.temperature=4", "trainer.precision=bf16-mixed").text
+    for part in (
+        "distilled from owner/bert", "0 from 0+1, 1 from 2+3", "1,234 unique, 4,567 nominal", "bf16-mixed",
+        "CE 3 at temperature 4, MLM 2, cosine 1", "50 of 32 rows x 2", "about 204,800",
+        "saves parameters, not operations",
+        "| teacher | 1,234 | 1,234 | 3.468 |", "| student | 1,234 | 4,567 | 3.964 |", "distillkit 0.1.0",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_text_speaks_of_no_teacher_when_there_was_none() -> None:
+    words = ("teacher=none", "teacher.path=null", "student.init_from=owner/bert", *HUB_CORPUS)
+    found = card(*words, figures={"student": STUDENT})
+    assert "trained without a teacher, from owner/bert" in found.text
+    assert "temperature" not in found.text.partition("```\ndistillkit")[0]
+    assert found.data.tags == ["distillkit"]
+
+
+def test_text_names_no_folder_and_no_secret_when_the_overrides_do(tmp_path: Path) -> None:
+    files = f"[{tmp_path}/deep/a.txt,{tmp_path}/b.txt]"
+    words = (f"teacher.path={tmp_path}/bert", "data=text", f"data.path={files}", "+data.hf_token=hunter2", "seed=3")
+    content = card(*words).content
+    assert "'data.path=[a.txt,b.txt]'" in content
+    assert "teacher.path=bert data=text" in content
+    assert "seed=3" in content
+    assert str(tmp_path) not in content
+    assert "hunter2" not in content
+
+
+@pytest.mark.parametrize("license", [None, "apache-2.0", "other", "unknown", "cc-by-sa-4.0"])
+def test_license_is_accepted_when_the_hub_knows_it(license: str | None) -> None:
+    check_license(license, key="run.license")
+    assert len(set(LICENSES)) == len(LICENSES) > 70
+
+
+@pytest.mark.parametrize(("license", "near"), [("Apache 2.0", "apache-2.0"), ("MIT", "mit"), ("ccby4", "cc-by-4.0")])
+def test_license_is_refused_with_the_nearest_when_the_hub_does_not_know_it(license: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"run.license={license}.*did you mean {near}"):
+        check_license(license, key="run.license")
+
+
+def test_exported_card_loads_the_model_when_its_example_is_run(reference: Reference, inputs: Inputs) -> None:
+    run = reference(Recipe())()
+    folder = run.path / "student"
+    found = ModelCard.load(folder / "README.md")
+    (loss,) = (r.metric_value for r in found.data.eval_results if r.metric_type == "loss")
+    figures = json.loads((run.path / "evaluation.json").read_text())
+    assert loss == pytest.approx(figures["student"]["mlm_loss"], abs=5e-5)
+    assert str(run.path.parent) not in found.content
+    assert str(inputs.teacher.parent) not in found.content
+    example = found.text.partition("```python\n")[2].partition("```")[0]
+    environment = {k: v for k, v in inputs.environment().items() if k != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.replace("'", '"'))) == 5
