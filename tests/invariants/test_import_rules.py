@@ -17,6 +17,7 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
     {"report", "status"},
@@ -29,8 +30,8 @@ LAYERS = (
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 STRANGERS = next(layer for layer in LAYERS if "teachers" in layer)
 OWNERS = {
-    "hydra": {"cli", "config", "run", "sweeps"},
-    "omegaconf": {"cli", "config", "run", "sweeps"},
+    "hydra": {"cli", "commands", "config", "run", "sweeps"},
+    "omegaconf": {"cli", "commands", "config", "run", "sweeps"},
     "wandb": {"tracking"},
     "lightning": set(),
 }

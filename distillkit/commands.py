@@ -1,0 +1,218 @@
+"""What each verb does: reads its words, calls the package, prints. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from distillkit.errors import ConfigError
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Readies the process for work: the libraries quiet, activities shown, memory kept."""
+    from distillkit import config, machine, progress
+
+    _quiet()
+    machine.keep_freed_memory()
+    if config.is_first_rank():
+        progress.show(lines=args.verbose)
+
+
+def _starting() -> contextlib.AbstractContextManager[Any]:
+    """Shown while torch and Lightning are imported, which takes seconds."""
+    from distillkit.progress import activity
+
+    return activity("starting")
+
+
+def _quiet() -> None:
+    """Keeps the libraries' tips, bars and load reports off the screen: a user's mistake is to be the only line."""
+    import logging
+
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    logging.disable(logging.WARNING)  # setting levels does not do: Lightning raises its own when it is imported
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("default", module=r"distillkit\..*")
+    warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)
+
+
+def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[str, Any] | None:
+    """The settled and checked configuration; None when it was only to be printed."""
+    from omegaconf import OmegaConf
+
+    from distillkit import config, validation
+
+    cfg, hydra = config.load(name, overrides, args.config_dir)
+    if args.cfg:
+        whole = OmegaConf.merge({"hydra": hydra}, cfg)
+        shown = {"job": cfg, "hydra": OmegaConf.masked_copy(whole, "hydra"), "all": whole}[args.cfg]  # type: ignore[arg-type]
+        print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
+        return None
+    settled = config.settle(cfg, hydra)
+    (validation.validate if name == "train" else validation.check_targets)(settled)
+    return settled
+
+
+def _train(args: argparse.Namespace) -> int:
+    if args.multirun:
+        from distillkit.sweeps.multirun import run_arms
+
+        return run_arms(args.words, args.config_dir)
+    cfg = _compose("train", args, args.words)
+    if cfg is None:
+        return 0
+    _prepare(args)
+    with _starting(), contextlib.redirect_stdout(sys.stderr):
+        from distillkit import run
+
+    figures = run.train(cfg, args.words)
+    _print_results(figures, cfg["run"]["dir"])
+    return 0
+
+
+def _resume(args: argparse.Namespace) -> int:
+    if not args.words or "=" in args.words[0]:
+        raise ConfigError("name the run's folder", key="RUN_DIR", value="", fix="distillkit resume RUN_DIR")
+    _prepare(args)
+    with _starting():
+        from distillkit import run
+
+    figures = run.resume(args.words[0], args.words[1:])
+    if figures is None:
+        print(f"{args.words[0]} has finished already; trainer.max_steps=N beyond its last step continues it")
+    else:
+        _print_results(figures, args.words[0])
+    return 0
+
+
+def _print_results(figures: dict[str, Any], run_dir: str) -> None:
+    if not figures:  # ranks beyond the first
+        return
+    from distillkit.evaluation.summary import print_table
+
+    print_table(figures)
+    print(f"student: {run_dir}/student")
+    page = os.path.join(run_dir, "report.html")
+    if os.path.isfile(page):
+        print(f"report: {page}")
+
+
+def _info(args: argparse.Namespace) -> int:
+    cfg = _compose("train", args, args.words)
+    if cfg is None:
+        return 0
+    _prepare(args)
+    with _starting():
+        from distillkit import inspection
+
+    facts = inspection.inspect(cfg, measure=args.probe)
+    print(json.dumps(facts) if args.json else inspection.as_text(facts))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    folders = [word for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word]
+    if not folders and not args.cfg:
+        raise ConfigError(
+            "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
+        )
+    _prepare(args)
+    from distillkit import config
+
+    cfg = None
+    runs_alone = all(os.path.isfile(os.path.join(folder, "config.yaml")) for folder in folders)
+    chooses = any(override.partition("=")[0] in config.EVALUATION_GROUPS for override in overrides)
+    if args.cfg or chooses or not runs_alone:
+        cfg = _compose("evaluate", args, overrides)
+        if cfg is None:
+            return 0
+    with _starting():
+        from distillkit import inspection
+        from distillkit.evaluation.summary import print_table
+
+    figures = inspection.evaluate(folders, cfg, overrides)
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        print_table(figures)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    folders = [word for word in args.words if "=" not in word]
+    if len(folders) != 1:
+        raise ConfigError(
+            "name one run's folder", key="export", value=" ".join(folders), fix="distillkit export RUN_DIR"
+        )
+    _prepare(args)
+    from distillkit import config
+
+    options = config.options("export", [word for word in args.words if "=" in word])
+    from distillkit.publishing import export_run
+
+    folder, address = export_run(folders[0], **options)
+    print(f"student: {folder}" + (f"\nhub: {address}" if address else ""))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from distillkit.status import as_text, read_status
+
+    if not args.words:
+        raise ConfigError("name a run's folder", key="RUN_DIR", value="", fix="distillkit status RUN_DIR")
+    for folder in args.words:
+        found = read_status(folder)
+        print(json.dumps(found) if args.json else as_text(found))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    output = [word.removeprefix("output=") for word in args.words if word.startswith("output=")]
+    folders = [word for word in args.words if not word.startswith("output=")]
+    _prepare(args)
+    with _starting():
+        from distillkit.report import page, write_report
+
+    facts = write_report(folders, output[-1] if output else None)
+    files = facts.pop("files")
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        page.print_models(facts)
+        print("\n".join(files.values()))
+    return 0
+
+
+def _hash(args: argparse.Namespace) -> int:
+    if len(args.words) != 1:
+        raise ConfigError("name one folder", key="hash", value=" ".join(args.words), fix="distillkit hash RUN_DIR")
+    from distillkit.hashing import weights_hash
+
+    print(weights_hash(args.words[0]))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "export": _export,
+    "info": _info,
+    "status": _status,
+    "report": _report,
+    "hash": _hash,
+}
