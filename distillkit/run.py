@@ -223,7 +223,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
             return None
         parts = build(cfg)
-        now = _facts(parts)
+        now = _facts(cfg, parts)
         if now["corpus"] != facts["corpus"]:
             raise RunStateError("the corpus is not the one the run began with", key="data.path",
                                 value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
@@ -248,12 +248,13 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _facts(parts: Parts) -> dict[str, Any]:
+def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
     return {
         "version": __version__,
         "threads": torch.get_num_threads(),
         "corpus": parts.data.prepare().key,
         "data": parts.data.prepare().stats,
+        "tokens_per_step": parts.data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"]).tokens_per_step,
         "student": describe_model(parts.student.model),
         "transfer": parts.student.report.to_dict(),
     }
@@ -265,7 +266,7 @@ def _fit(
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
     module = build_module(cfg, parts)
-    folder.write_config(cfg, overrides, _facts(parts))
+    folder.write_config(cfg, overrides, _facts(cfg, parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
     folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
@@ -291,7 +292,19 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
     card = model_card(cfg, folder.facts, figures, folder.overrides, step=step, ranks=trainer.world_size)
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
     folder.event("finish", step=step)
+    if cfg["run"]["report"]:
+        _report(folder.path)
     return figures
+
+
+def _report(folder: Path) -> None:
+    """The run's page. The run is complete without it, so that nothing about it may make the run fail."""
+    from distillkit.report import write_report  # late: matplotlib takes a second
+
+    try:
+        write_report([folder])
+    except Exception as error:
+        _say(f"warning: no report ({' '.join(str(error).split())}); try: distillkit report {folder}")
 
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:

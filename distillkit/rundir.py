@@ -22,6 +22,8 @@ CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
 )  # fmt: skip
 CHECKPOINTS, STUDENT, METRICS, ERRORS, _LOCK = "checkpoints", "student", "metrics.csv", "error.log", ".lock"
 
+_HELD_HERE: set[Path] = set()
+
 
 class RunFolder:
     """One run's folder, held by one process at a time; a context manager.
@@ -31,7 +33,7 @@ class RunFolder:
     Args:
         path: of the folder.
         new: True to make it (it must not hold anything yet), False for a run that exists.
-        held: False for who only reads, and on ranks beyond the first: neither lock nor write.
+        held: False on ranks beyond the first and for readers, who neither lock nor write.
 
     Raises:
         RunStateError: in use (with the holder's pid), not empty, or not a run.
@@ -82,6 +84,7 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        _HELD_HERE.add(self.path.resolve())
 
     def _refuse_content(self) -> None:
         content = sorted(p.name for p in self.path.iterdir() if p.name not in (_LOCK, ERRORS))
@@ -112,6 +115,7 @@ class RunFolder:
                     (self.path / _LOCK).unlink()
                 for folder in self._made:
                     folder.rmdir()
+            _HELD_HERE.discard(self.path.resolve())
             self._lock.close()
             self._lock = None
 
@@ -160,8 +164,9 @@ class RunFolder:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """evaluation.json."""
-        return json.loads((self.path / EVALUATION).read_text())
+        """evaluation.json; empty before the run's first end."""
+        path = self.path / EVALUATION
+        return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def finished_step(self) -> int | None:
@@ -176,6 +181,8 @@ def holder(folder: Path) -> int | None:
     Args:
         folder: a run's.
     """
+    if folder.resolve() in _HELD_HERE:  # a lock is lost when its process closes the file, however often it is open
+        return os.getpid()
     try:
         with (folder / _LOCK).open() as lock:
             try:

@@ -56,10 +56,10 @@ def read_status(folder: str) -> dict[str, Any]:
 
 
 def _state(path: Path, events: list[dict[str, Any]]) -> str:
-    if holder(path) is not None:
-        return "running"
     if events and events[-1]["event"] == "finish":
         return "finished"
+    if holder(path) is not None:
+        return "running"
     return "failed" if (path / ERRORS).exists() else "stopped"
 
 

@@ -18,8 +18,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from distillkit.errors import Preempted
 from distillkit.redaction import without_secrets
-from distillkit.rundir import EVALUATION, METRICS
-from distillkit.training.loggers import read_metrics
+from distillkit.rundir import EVALUATION, METRICS, read_metrics
 
 _REPORT, _FIGURES = "report.html", "figures"
 

@@ -1,32 +1,66 @@
 """Puts the figures of docs/figures/*.json into the README, between its markers.
 
-python scripts/update_readme.py
+    python scripts/update_readme.py [--demo runs/demo]
+
+With --demo, first records that demo's report in docs/figures/.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillkit.progress import duration
+
 ROOT = Path(__file__).resolve().parents[1]
 README, FIGURES = ROOT / "README.md", ROOT / "docs" / "figures"
 QUALITY = {"mlm_loss": "{:.3f}", "top1": "{:.1%}", "agreement": "{:.1%}", "kl": "{:.3f}"}
+FIGURE = "latency"
+COLUMNS = {
+    "layers": ("layers", "{}"),
+    "unique_parameters": ("parameters, unique", "{:,}"),
+    "nominal_parameters": ("nominal", "{:,}"),
+    "disk_mb": ("MB on disk", "{:.0f}"),
+    "latency_ms": ("latency, ms", "{:.1f}"),
+    "mlm_loss": ("held-out MLM loss", "{:.3f}"),
+    "top1": ("top-1", "{:.1%}"),
+    "agreement": ("agreement", "{:.1%}"),
+    "kl": ("KL", "{:.3f}"),
+    "of_teacher": ("top-1 of the teacher's", "{:.0%}"),
+}
 TITLES = "held-out MLM loss | top-1 | agreement with the teacher | KL to the teacher"
 
 
+def record_demo(page: Path) -> None:
+    """Copies what the README shows of a demo's report: its numbers without curves, and one figure in both themes.
+
+    Args:
+        page: the folder that `make demo` wrote its report to.
+    """
+    facts = json.loads((page / "report.json").read_text())
+    for run in facts["runs"].values():
+        del run["curves"]
+    (FIGURES / "demo.json").write_text(json.dumps(facts, indent=1) + "\n")
+    for picture in (page / "figures").glob(f"{FIGURE}*.png"):
+        shutil.copy(picture, FIGURES / f"demo_{picture.name}")
+
+
 def demo_table(demo: Mapping[str, Any]) -> str:
-    """What `make demo` prints, as Markdown: name -> figures under "table", seconds per run under "seconds"."""
-    lines = [f"| model | unique parameters | nominal parameters | {TITLES} |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for name, row in demo["table"].items():
-        cells = [text.format(row[key]) if key in row else "-" for key, text in QUALITY.items()]
-        lines.append(f"| {name} | {row['unique_parameters']:,} | {row['nominal_parameters']:,} | {' | '.join(cells)} |")
-    minutes = sum(demo["seconds"].values()) / 60
-    lines += ["", f"({minutes:.0f} minutes on {demo['cpus']} cores, installation not counted.)"]
-    return "\n".join(lines)
+    """The models of a report's facts, one a row, as Markdown; and how long the runs took."""
+    lines = [f"| | {' | '.join(label for label, _ in COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}"]
+    for name, model in demo["models"].items():
+        cells = ["-" if model[key] is None else form.format(model[key]) for key, (_, form) in COLUMNS.items()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    seconds, machine = sum(run["seconds"] for run in demo["runs"].values()), demo["machine"]
+    steps = max(run["step"] for run in demo["runs"].values())
+    how = f"{steps} steps each, {duration(seconds)} for the three runs on {machine['cpus']} cores ({machine['cpu']})"
+    return "\n".join([*lines, "", f"({how}; latency of one text of {demo['measured']['length']} tokens.)"])
 
 
 def control_table(control: Mapping[str, Any]) -> str:
@@ -60,4 +94,8 @@ def filled(readme: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path)
+    if folder := parser.parse_args().demo:
+        record_demo(folder)
     README.write_text(filled(README.read_text()))

@@ -98,6 +98,7 @@ class BatchPlan:
         steps_per_epoch: optimizer steps of an epoch.
         batches_per_epoch: micro-batches of an epoch on one rank.
         dropped_rows: rows that epoch 0 leaves out (with batch_tokens and packing=none later epochs differ a little).
+        tokens_per_step: attended positions of an optimizer step, the mean over epoch 0.
     """
 
     def __init__(
@@ -136,7 +137,9 @@ class BatchPlan:
                 value=batch_size or batch_tokens,
                 fix="lower it, trainer.accumulate_grad_batches or data.max_length, or give more text",
             )
-        self.dropped_rows = len(lengths) - len(self._epoch(0)[0])
+        rows_used = self._epoch(0)[0]
+        self.dropped_rows = len(lengths) - len(rows_used)
+        self.tokens_per_step = int(lengths[rows_used].sum(dtype=np.int64)) / self.steps_per_epoch
 
     def micro_batches(self, rank: int, start_batch: int = 0, end_batch: int | None = None) -> Iterator[MicroBatch]:
         """Yield the micro-batches of one rank in order, from number start_batch on.

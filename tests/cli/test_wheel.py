@@ -45,7 +45,8 @@ def test_wheel_holds_the_configuration_and_the_delta_when_built(wheel: Path) -> 
         files = {info.filename: info.file_size for info in archive.infolist()}
     conf = {f"distillkit/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "distillkit").rglob("*.py")}
-    assert conf and files.keys() >= conf | modules
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "distillkit").rglob("*.jinja")}
+    assert conf and templates and files.keys() >= conf | modules | templates
     assert files[ASSET] == (ROOT / ASSET).stat().st_size
     strangers = {name for name in files if not name.startswith(("distillkit/", "distillkit-"))}
     assert not strangers

@@ -17,8 +17,9 @@ PACKAGE = ROOT / "distillkit"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"comparison", "hashing", "inspection", "probe", "publishing", "status", "sweeps"},
+    {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
+    {"report", "status"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "rundir"},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.errors import DataError, Preempted, RunStateError, StorageError
-from distillkit.rundir import CONFIG, ERRORS, EVENTS, RunFolder
+from distillkit.rundir import CONFIG, ERRORS, EVENTS, RunFolder, holder
 
 
 def names(folder: Path) -> set[str]:
@@ -33,8 +33,8 @@ def _hold(path: Path, ready: Connection) -> None:
 
 def test_folder_is_refused_with_the_pid_while_held_and_free_at_once_when_the_holder_is_killed(tmp_path: Path) -> None:
     here, there = multiprocessing.Pipe()
-    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", there))
-    holder.start()
+    keeper = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", there))
+    keeper.start()
     pid = here.recv()
     try:
         for new in (True, False):
@@ -42,9 +42,23 @@ def test_folder_is_refused_with_the_pid_while_held_and_free_at_once_when_the_hol
                 RunFolder(tmp_path / "run", new=new)
     finally:
         os.kill(pid, signal.SIGKILL)
-        holder.join()
+        keeper.join()
     with RunFolder(tmp_path / "run", new=False) as folder:
         assert folder.config == {"seed": 1}
+
+
+def test_lock_stays_when_its_own_process_asks_who_holds_it(tmp_path: Path) -> None:
+    with start(tmp_path / "run"):
+        assert holder(tmp_path / "run") == os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                RunFolder(tmp_path / "run", new=False)
+                os._exit(0)
+            except RunStateError:
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7, "another process could take it"
+    assert holder(tmp_path / "run") is None
 
 
 def test_folder_is_refused_when_it_holds_a_run_and_names_resume(tmp_path: Path) -> None:
@@ -130,3 +144,16 @@ def test_finished_step_is_that_of_the_last_finish_when_events_tell_a_story(tmp_p
         with (folder.path / EVENTS).open("a") as file:
             file.write('{"time": 1, "event": "resu')  # cut off by a kill
         assert folder.finished_step == 9
+
+
+def test_reader_sees_a_run_that_is_held_and_leaves_no_trace_when_it_looks(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as holder:
+        holder.event("start", step=0)
+        with (tmp_path / "run" / EVENTS).open("a") as file:
+            file.write('{"time": 1, "event": "finish", "st')
+        before = names(tmp_path / "run")
+        reader = RunFolder(tmp_path / "run", new=False, held=False)
+        assert reader.overrides == ["seed=1"] and reader.evaluation == {} and reader.finished_step is None
+        assert names(tmp_path / "run") == before
+    with pytest.raises(RunStateError, match="not a run's folder"):
+        RunFolder(tmp_path / "nowhere", new=False, held=False)

@@ -57,6 +57,13 @@ def test_steps_hold_the_same_rows_when_cut_in_any_way(packing: str) -> None:
     assert all(one == totals[0] for one in totals[1:])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_step_is_said_to_have_the_tokens_it_has_on_average_when_asked(shape) -> None:
+    plan = make_plan(**shape, world_size=2, accumulate=2)
+    totals = {batch.step: batch.totals.attended for rank in epoch_of(plan) for batch in rank}
+    assert plan.tokens_per_step == pytest.approx(sum(totals.values()) / plan.steps_per_epoch)
+
+
 def test_steps_hold_the_same_rows_when_tokens_are_cut_over_ranks_or_over_time() -> None:
     cuts = [(1, 4), (2, 2), (4, 1)]
     plans = [make_plan(packing="none", batch_tokens=200, world_size=r, accumulate=a) for r, a in cuts]

@@ -1,0 +1,130 @@
+"""What one run's folder tells: how far it is, what it cost, its curves, and where its layers came from."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillkit.rundir import METRICS, RunFolder, read_events, read_metrics
+from distillkit.status import read_status
+
+POINTS = 400
+"""Most points of a curve: more cannot be told apart in a figure."""
+_BEGINNINGS = ("start", "resume")
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+
+
+def read_run(folder: RunFolder) -> dict[str, Any]:
+    """The facts of a run that need no model.
+
+    Args:
+        folder: of a run, finished or not.
+
+    Returns:
+        Plain values: folder, version, threads, command (repeats the run), state, step, steps and error (as of
+        `read_status`), evaluated_step, sessions, seconds, tokens, tokens_per_second (None where unknown), weights (of
+        the loss, by term), temperature (None without one), layers (`read_layers`), curves (`read_curves`).
+    """
+    config, facts, events = folder.config, folder.facts, read_events(folder.path)
+    curves = read_curves(folder.path / METRICS)
+    status = read_status(str(folder.path))
+    per_step, speeds = facts.get("tokens_per_step"), [value for _, value in curves.get("tokens_per_second", [])]
+    weights = {name: term["weight"] for name, term in config["loss"]["terms"].items()}
+    return {
+        "folder": str(folder.path),
+        "version": facts["version"],
+        "threads": facts["threads"],
+        "command": repeat_command(folder.overrides),
+        **{name: status[name] for name in ("state", "step", "steps", "error")},
+        "evaluated_step": max((event["step"] for event in events if event["event"] == "finish"), default=None),
+        "sessions": sum(event["event"] in _BEGINNINGS for event in events),
+        "seconds": time_spent(events),
+        "tokens": None if per_step is None else round(per_step * status["step"]),
+        "tokens_per_second": statistics.median(speeds) if speeds else None,
+        "weights": weights,
+        "temperature": config["loss"].get("temperature") if weights.get("ce") else None,
+        "layers": read_layers(facts, config["student"].get("init_from")),
+        "curves": curves,
+    }
+
+
+def time_spent(events: Iterable[dict[str, Any]]) -> float:
+    """Seconds over the sessions of a run, each from its start or resume to its last event; pauses do not count.
+
+    Args:
+        events: in order, as in events.jsonl.
+    """
+    seconds, last = 0.0, math.inf
+    for event in events:
+        if event["event"] not in _BEGINNINGS:
+            seconds += max(0.0, event["time"] - last)
+        last = event["time"]
+    return seconds
+
+
+def read_curves(path: Path) -> dict[str, list[list[float]]]:
+    """The curves of a metrics table.
+
+    Args:
+        path: metrics.csv; need not exist.
+
+    Returns:
+        name -> [[step, value], ...] of at most POINTS points, with the first and the last; values that are not finite
+        are left out.
+    """
+    curves: dict[str, list[list[float]]] = {}
+    for row in read_metrics(path) if path.exists() else []:
+        for name, text in row.items():
+            if name != "step" and math.isfinite(value := float(text)):
+                curves.setdefault(name, []).append([int(row["step"]), value])
+    return {name: thinned(curve) for name, curve in curves.items()}
+
+
+def thinned(curve: list[list[float]]) -> list[list[float]]:
+    """At most POINTS of a curve's points, evenly spaced by number, the first and the last among them."""
+    if len(curve) <= POINTS:
+        return curve
+    return [curve[number] for number in np.linspace(0, len(curve) - 1, POINTS).round().astype(int)]
+
+
+def repeat_command(overrides: list[str]) -> str:
+    """The shell command that makes a run again, in a folder of its own.
+
+    Args:
+        overrides: as typed.
+    """
+    words = [word for word in overrides if word.partition("=")[0] != "run.dir"]
+    return shlex.join(["distillkit", "train", *words])
+
+
+def read_layers(facts: dict[str, Any], init_from: str | None) -> dict[str, Any]:
+    """Which source layer went into which student layer.
+
+    Args:
+        facts: run.json.
+        init_from: the source where it is not the teacher.
+
+    Returns:
+        source (its name), source_layers (how many it has), blocks: [{"layers": student layers that share these
+        weights, "origins": source layers they were made from}]. No blocks when no layer was taken over.
+    """
+    transfer, student = facts["transfer"], facts["student"]
+    pairs = sorted((int(layer), origins) for layer, origins in transfer["layer_map"].items())
+    shared = student["nominal_parameters"] > student["unique_parameters"]
+    blocks: list[dict[str, list[int]]] = []
+    for layer, origins in pairs:
+        if shared and blocks and blocks[-1]["origins"] == origins:
+            blocks[-1]["layers"].append(layer)
+        else:
+            blocks.append({"layers": [layer], "origins": origins})
+    numbers = [int(found.group(1)) for name in transfer["source"] if (found := _LAYER.search(name))]
+    numbers += [origin for _, origins in pairs for origin in origins]
+    source = "teacher" if init_from is None else Path(init_from).name
+    return {"source": source, "source_layers": max(numbers, default=-1) + 1, "blocks": blocks}
