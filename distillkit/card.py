@@ -42,16 +42,13 @@ def model_card(
         facts: run.json.
         figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
         overrides: as typed.
-        step, ranks: optimizer steps and processes.
-        name: on the hub, "owner/model"; None: the folder's own.
+        step, ranks, name: optimizer steps, processes, "owner/model" on the hub.
 
     Returns:
         Markdown with YAML metadata that `huggingface_hub.ModelCard` parses.
     """
     student, teacher = facts["student"], _shown(config["teacher"]["path"])
-    title = (
-        name.rpartition("/")[2] if name else f"{student['layers']}-layer {student['class'].removesuffix('ForMaskedLM')}"
-    )
+    title = name.rpartition("/")[2] if name else f"{student['class']}, {student['layers']} layers"
     made = f"distilled from {teacher}" if teacher else f"trained without a teacher, from {_shown(_source(config))}"
     return str(
         ModelCard.from_template(

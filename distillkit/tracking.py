@@ -54,12 +54,11 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
         run.config.update(without_secrets(config), allow_val_change=True)
         run.name = node.get("name") or "/".join(folder.resolve().parts[-2:])
         _catch_up(logger, folder / METRICS, step)
-        code = 1
+        code = 0
         try:
             yield
-            code = 0
         except BaseException as error:
-            code = getattr(error, "exit_code", code)
+            code = getattr(error, "exit_code", 1)
             if isinstance(error, Preempted):
                 run.mark_preempting()
             raise

@@ -186,6 +186,8 @@ def test_folder_is_on_the_hub_when_pushed(run: Run, start: Start, hub: tuple[typ
     assert TOKEN not in process.stdout + process.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("token", "code"), [("hf_wrong", 2), (TOKEN, 4)], ids=["wrong token", "no hub"])
 def test_nothing_is_exported_when_the_hub_does_not_take_it(
     token: str, code: int, run: Run, start: Start, hub: tuple[type[_Hub], str]

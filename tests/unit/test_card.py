@@ -108,6 +108,8 @@ def test_license_is_refused_with_the_nearest_when_the_hub_does_not_know_it(licen
         check_license(license, key="run.license")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_exported_card_loads_the_model_when_its_example_is_run(reference: Reference, inputs: Inputs) -> None:
     run = reference(Recipe())()
     folder = run.path / "student"
