@@ -28,6 +28,7 @@ MODEL_ROWS: dict[str, tuple[str, str]] = {
     "disk_mb": ("size on disk, MB", "{:,.1f}"),
     "latency_ms": ("CPU latency, median ms", "{:.2f}"),
     "latency_p95_ms": ("CPU latency, p95 ms", "{:.2f}"),
+    "latency_spread": ("CPU latency, spread", "{:.0%}"),
     "peak_memory_mb": ("peak memory, MB", "{:,.0f}"),
     "mlm_loss": ("held-out MLM loss, nats", "{:.3f}"),
     "perplexity": ("perplexity", "{:,.1f}"),

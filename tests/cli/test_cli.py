@@ -36,7 +36,8 @@ def test_round_trip_of_the_verbs_works_with_a_teacher_of_ones_own(
         return start(*words).succeed()
 
     trained = done("train", *words, f"run.dir={run.path}")
-    assert f"student: {run.path}/student" in trained.stdout
+    assert f"student: {run.path}/student\nreport: {run.path}/report.html" in trained.stdout
+    assert json.loads((run.path / "report.json").read_text())["runs"]["run"]["state"] == "finished"
     facts = json.loads(done("info", *words, "--json").stdout)
     assert facts["student"]["layers"] == 1 and facts["teacher"]["layers"] == 2 and facts["run"]["steps"] == 2
     figures = json.loads(done("evaluate", str(run.path), "--json").stdout)

@@ -22,7 +22,7 @@ from tests.faults.fixtures import Call
 from tests.faults.harness import CHECKOUT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OWN_VERBS = ("train", "info", "evaluate", "resume", "status", "hash")
+OWN_VERBS = ("train", "info", "evaluate", "report", "export", "resume", "status", "hash")
 LIGHT = ["data.batch_size=2", "checkpoint.every_n_steps=1", "logger=none", "run.evaluation_batches=1"]
 """Added where a page's command is run: the same command, sooner done."""
 

@@ -45,8 +45,9 @@ class Inputs:
     cache: Path
 
     def words(self) -> list[str]:
-        """The overrides that name them."""
-        return [f"teacher.path={self.teacher}", "data=text", f"data.path={self.corpus}", "logger=none"]
+        """The overrides that name them; no page at the end, which takes seconds."""
+        names = [f"teacher.path={self.teacher}", "data=text", f"data.path={self.corpus}"]
+        return [*names, "logger=none", "run.report=false"]
 
     def environment(self) -> dict[str, str]:
         """Of a process that is to reach nothing else; one thread, so that sums round alike."""
