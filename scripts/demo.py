@@ -1,5 +1,7 @@
 """`make demo`: two students of the demo teacher and a control without one, and a page that compares them.
 
+    python scripts/demo.py [key=value ...]      overrides of every run, such as trainer.max_steps=20 for a quick look
+
 Interrupted, it saves, and continues when called again; called when done, it shows the table again.
 """
 
@@ -10,7 +12,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from distillkit.report.page import print_models
 from distillkit.rundir import CONFIG, EVALUATION
@@ -48,8 +49,8 @@ class Command:
         return self.process.wait()
 
 
-def train(name: str) -> int:
-    """Starts or continues a run, unless it has finished; returns its exit code."""
+def train(name: str, overrides: list[str]) -> int:
+    """Starts a run, or continues it unless it has finished; returns its exit code."""
     folder, (experiment, what) = BASE / name, RUNS[name]
     print(f"\n== {list(RUNS).index(name) + 1} of {len(RUNS)}: {what}")
     if (folder / EVALUATION).is_file():
@@ -58,7 +59,8 @@ def train(name: str) -> int:
     if (folder / CONFIG).is_file():
         return Command("resume", str(folder)).exit_code()
     # one page of all three at the end, instead of one each
-    return Command("train", f"experiment={experiment}", "run.report=false", f"run.dir={folder}").exit_code()
+    words = [f"experiment={experiment}", "run.report=false", f"run.dir={folder}", *overrides]
+    return Command("train", *words).exit_code()
 
 
 def report() -> int:
@@ -70,11 +72,11 @@ def report() -> int:
     return Command("report", *map(str, folders), f"output={BASE}").exit_code()
 
 
-def main() -> Any:
+def main(overrides: list[str]) -> int:
     """Trains what is missing and shows all; returns the first exit code that is not 0."""
     print(WELCOME, flush=True)
     for name in RUNS:
-        if code := train(name):
+        if code := train(name, overrides):
             return code
     print("\n== the page: sizes, speed, quality, side by side")
     if code := report():
@@ -85,4 +87,4 @@ def main() -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
