@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distillkit import config, run
+from distillkit import building, config
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.probe import probe
 from distillkit.progress import duration
@@ -30,11 +30,11 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
     Raises:
         ConfigError, TeacherError, DataError: as train would.
     """
-    parts = run.build(cfg)
+    parts = building.build(cfg)
     trainer = cfg["trainer"]
-    ranks = run.ranks(cfg)
+    ranks = building.ranks(cfg)
     plan = parts.data.plan(ranks, trainer["accumulate_grad_batches"])
-    steps, epoch = run.total_steps(cfg, parts)
+    steps, epoch = building.total_steps(cfg, parts)
     report = parts.student.report.to_dict()
     facts = {
         "teacher": {"path": cfg["teacher"]["path"]} | describe_model(parts.teacher.model) if parts.teacher else None,
@@ -117,10 +117,10 @@ def evaluate(folders: list[str], composed: dict[str, Any] | None, overrides: lis
         path = os.path.join(folder, STUDENT) if os.path.isfile(os.path.join(folder, CONFIG)) else folder
         model, tokenizer = load_model(path, key="MODEL_DIR"), load_tokenizer(path, key="MODEL_DIR")
         check_vocabulary(tokenizer, model, key="MODEL_DIR")
-        teacher = run.build_teacher(cfg)
+        teacher = building.build_teacher(cfg)
         if teacher is not None:
             check_same_vocabulary(tokenizer, load_tokenizer(cfg["teacher"]["path"]), key="MODEL_DIR")
-        data = run.build_data(cfg, tokenizer)
+        data = building.build_data(cfg, tokenizer)
         shown = (cfg["teacher"]["path"], data.prepare().key)
         models = {f"teacher {shown[0]}": teacher.model} if teacher is not None and shown not in seen else {}
         seen.add(shown)

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from distillkit import run
+from distillkit import building
 from distillkit.evaluation.efficiency import MEGABYTE, peak_memory
 from distillkit.evaluation.intrinsic import evaluate_pair
 from distillkit.evaluation.summary import limit_batches, move
@@ -21,7 +21,7 @@ from distillkit.types import Batch
 _STEPS, _SECONDS = 4, 20.0
 
 
-def probe(cfg: dict[str, Any], parts: run.Parts) -> dict[str, Any]:
+def probe(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
     """Trains a few steps of the run in one process, without writing anything, and extrapolates.
 
     The first step is a warm-up. An accumulation is measured as two micro-batches and scaled. The student is not the
@@ -42,14 +42,14 @@ def probe(cfg: dict[str, Any], parts: run.Parts) -> dict[str, Any]:
     alone |= {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "min_steps": None, "min_epochs": None}
     own = {"max_steps": _STEPS, "max_epochs": None, "accumulate_grad_batches": min(accumulate, 2)}
     silent = {"logger": False, "enable_checkpointing": False, "callbacks": [timer]}
-    trainer = run.make(cfg["trainer"] | alone | own, **silent)
+    trainer = building.make(cfg["trainer"] | alone | own, **silent)
     with activity("probing: a few steps"):
-        trainer.fit(run.build_module(cfg, parts), datamodule=parts.data)
+        trainer.fit(building.build_module(cfg, parts), datamodule=parts.data)
     first, last = (statistics.median(timer.seconds[micro]) for micro in (0, min(accumulate, 2) - 1))
     step = (accumulate - 1) * first + last
     with activity("probing: evaluation"):
         each, batches = _evaluation(cfg, parts, trainer.strategy.root_device)
-    steps, _ = run.total_steps(cfg, parts)
+    steps, _ = building.total_steps(cfg, parts)
     found = {
         "seconds_per_step": step,
         "tokens_per_second": accumulate * statistics.mean(timer.tokens) / step,
@@ -87,7 +87,7 @@ class _Timer(pl.Callback):
         trainer.should_stop = measured and now - self._began > _SECONDS
 
 
-def _evaluation(cfg: dict[str, Any], parts: run.Parts, device: torch.device) -> tuple[float, float]:
+def _evaluation(cfg: dict[str, Any], parts: building.Parts, device: torch.device) -> tuple[float, float]:
     """Seconds of one held-out micro-batch, and how many the whole run evaluates."""
     loader = parts.data.valid_stream()
     if loader is None:
@@ -104,9 +104,9 @@ def _evaluation(cfg: dict[str, Any], parts: run.Parts, device: torch.device) -> 
     return min(seconds), counts + limit_batches(cfg["run"]["evaluation_batches"], len(loader))
 
 
-def _validations(cfg: dict[str, Any], parts: run.Parts) -> float:
+def _validations(cfg: dict[str, Any], parts: building.Parts) -> float:
     """How often the run validates: val_check_interval is in micro-batches, or a share of an epoch."""
-    steps, epoch = run.total_steps(cfg, parts)
+    steps, epoch = building.total_steps(cfg, parts)
     interval = cfg["trainer"]["val_check_interval"]
     every = interval * epoch if isinstance(interval, float) else interval / cfg["trainer"]["accumulate_grad_batches"]
     return steps // max(1, every)

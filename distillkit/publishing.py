@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from distillkit import __version__, run
+from distillkit import __version__, building
 from distillkit.card import model_card
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.export import CARD, export
@@ -79,16 +79,18 @@ def _export_checkpoint(
     state = DirectoryCheckpointIO().load_checkpoint(checkpoint)["state_dict"]
     prefix = "student."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    teacher = run.build_teacher(config)
-    tokenizer = run.build_tokenizer(config, teacher)
-    model = run.build_student(config, teacher, tokenizer).model
+    teacher = building.build_teacher(config)
+    tokenizer = building.build_tokenizer(config, teacher)
+    model = building.build_student(config, teacher, tokenizer).model
     model.to(next(iter(weights.values())).dtype)
     model.load_state_dict(weights, strict=True)
     export(model, tokenizer, target.absolute(), _card(folder, config, {}, checkpoint_step(checkpoint), name))
 
 
 def _card(folder: RunFolder, config: dict[str, Any], figures: dict[str, Any], step: int, name: str | None) -> str:
-    return model_card(config, folder.facts, figures, folder.overrides, step=step, ranks=run.ranks(config), name=name)
+    return model_card(
+        config, folder.facts, figures, folder.overrides, step=step, ranks=building.ranks(config), name=name
+    )
 
 
 def _find_checkpoint(folder: Path, which: str) -> Path:

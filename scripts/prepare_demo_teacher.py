@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from distillkit import cli, run
+from distillkit import building, cli
 from distillkit.demo_teacher import DELTA, assemble, encoder_file
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.evaluation.summary import evaluate_side_by_side, print_table
@@ -128,7 +128,7 @@ def pack(run_dir: Path, encoder: Path, output: Path) -> None:
           f" matrix's difference at most, {sum(losses.values()) / len(losses):.1%} on average")  # fmt: skip
     cfg = yaml.safe_load((run_dir / CONFIG).read_text())
     models = {"before packing": load_model(str(run_dir / STUDENT)), "after packing": assemble(encoder, delta)}
-    data = run.build_data(cfg, run.build_tokenizer(cfg, None))
+    data = building.build_data(cfg, building.build_tokenizer(cfg, None))
     print_table(
         evaluate_side_by_side(
             models, data, teacher=None, limit=cfg["run"]["evaluation_batches"], precision=cfg["trainer"]["precision"]

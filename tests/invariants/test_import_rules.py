@@ -20,7 +20,7 @@ LAYERS = (
     {"commands"},
     {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
-    {"report", "status"},
+    {"building", "report", "status"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "rundir"},
@@ -30,8 +30,8 @@ LAYERS = (
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 STRANGERS = next(layer for layer in LAYERS if "teachers" in layer)
 OWNERS = {
-    "hydra": {"cli", "commands", "config", "run", "sweeps"},
-    "omegaconf": {"cli", "commands", "config", "run", "sweeps"},
+    "hydra": {"building", "cli", "config", "sweeps"},
+    "omegaconf": {"commands", "config"},
     "wandb": {"tracking"},
     "lightning": set(),
 }

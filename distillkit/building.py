@@ -1,0 +1,176 @@
+"""The parts of a run, built from a configuration: teacher, tokenizer, student, objective, data, module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from distillkit.data.datamodule import MaskedLMDataModule
+from distillkit.errors import ConfigError, DistillkitError
+from distillkit.objective import Objective
+from distillkit.progress import activity
+from distillkit.students.transfer import BuiltStudent
+from distillkit.teachers import (
+    Teacher,
+    check_positions,
+    check_same_vocabulary,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+)
+from distillkit.training.module import DistillationModule
+
+
+@dataclass
+class Parts:
+    """What a configuration describes, built and checked.
+
+    Attributes:
+        teacher: None with teacher=none.
+        tokenizer: of teacher and student.
+        student: the model and the account of its weights.
+        data: prepared: tokenized, packed, cached.
+        objective: the weighted terms.
+    """
+
+    teacher: Teacher | None
+    tokenizer: PreTrainedTokenizerFast
+    student: BuiltStudent
+    data: MaskedLMDataModule
+    objective: Objective
+
+
+def make(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """Hydra's instantiate, with errors that name the configuration instead of Hydra's internals.
+
+    Args:
+        node: plain values with a `_target_`.
+        args, kwargs: added to its own.
+
+    Raises:
+        DistillkitError: as the target raised it; ConfigError for anything else it raised.
+    """
+    try:
+        return instantiate(node, *args, **kwargs, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, DistillkitError):
+            raise cause from None
+        problem = str(cause or error).strip().splitlines()[0]
+        raise ConfigError(problem, key="_target_", value=node["_target_"], fix="check its keys") from error
+
+
+def build(cfg: dict[str, Any]) -> Parts:
+    """Builds every part of a run and checks what only the loaded parts can tell. Cheap checks come first.
+
+    Args:
+        cfg: settled and validated.
+
+    Returns:
+        Parts.
+
+    Raises:
+        ConfigError, TeacherError, DataError: the first thing that does not fit.
+    """
+    with activity("loading the models"):
+        teacher = build_teacher(cfg)
+        tokenizer = build_tokenizer(cfg, teacher)
+        if teacher is not None:
+            check_positions(teacher.model, cfg["data"]["max_length"])
+        student = build_student(cfg, teacher, tokenizer)
+    objective = build_objective(cfg, student.model, teacher)
+    data = build_data(cfg, tokenizer)
+    with activity("reading and tokenizing the text"):
+        data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])  # raises when too few rows make a step
+    return Parts(teacher, tokenizer, student, data, objective)
+
+
+def ranks(cfg: dict[str, Any]) -> int:
+    """Processes of the run as far as the configuration tells; trainer.devices=auto counts as 1."""
+    devices = str(cfg["trainer"]["devices"])
+    return (int(devices) if devices.isdigit() else 1) * cfg["trainer"]["num_nodes"]
+
+
+def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of one epoch of its corpus."""
+    trainer = cfg["trainer"]
+    epoch = parts.data.plan(ranks(cfg), trainer["accumulate_grad_batches"]).steps_per_epoch
+    return trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["max_epochs"] * epoch, epoch
+
+
+def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
+    """The frozen teacher; None with teacher=none."""
+    return make(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
+
+
+def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerFast:
+    """The tokenizer of tokenizer.path, else the teacher's, else student.init_from's, checked against the teacher's."""
+    path = cfg["tokenizer"]["path"] or cfg["teacher"]["path"] or cfg["student"]["init_from"]
+    tokenizer = load_tokenizer(path, key="tokenizer.path" if cfg["tokenizer"]["path"] else "teacher.path")
+    if teacher is not None:
+        check_vocabulary(tokenizer, teacher.model, key="teacher.path")
+        if path != cfg["teacher"]["path"]:
+            own = load_tokenizer(cfg["teacher"]["path"], key="teacher.path")
+            check_same_vocabulary(tokenizer, own, key="tokenizer.path")
+    return tokenizer
+
+
+def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTrainedTokenizerFast) -> BuiltStudent:
+    """The student, from student.init_from or the teacher; fresh weights follow from the seed."""
+    options = dict(cfg["student"])
+    init_from = options.pop("init_from")
+    options.pop("path", None)
+    if init_from:
+        source = load_model(init_from, key="student.init_from", new_head=options.get("new_head", False))
+        check_vocabulary(tokenizer, source, key="student.init_from")
+        check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
+        check_positions(source, cfg["data"]["max_length"])
+    else:
+        assert teacher is not None
+        source = teacher.model
+    torch.manual_seed(cfg["seed"])
+    return make(options)(source)
+
+
+def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teacher | None) -> Objective:
+    """The weighted terms; without a teacher those that work without one."""
+    terms = {name: make(term) for name, term in cfg["loss"]["terms"].items()}
+    if teacher is None:
+        terms = {name: term for name, term in terms.items() if not term.needs_teacher}
+    width = None if teacher is None else teacher.hidden_size
+    return Objective(terms, student_width=student.config.hidden_size, teacher_width=width)
+
+
+def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> MaskedLMDataModule:
+    """The data module over the configured corpus; nothing is read yet."""
+    options = cfg["data"]
+    names = ("max_length", "batch_size", "batch_tokens", "packing", "num_workers", "num_proc", "cache_dir")
+    return MaskedLMDataModule(
+        make(options["corpus"]),
+        tokenizer,
+        masker=make(cfg["masking"])(tokenizer),
+        seed=cfg.get("seed", 0),
+        **{name: options[name] for name in names},
+    )
+
+
+def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
+    """The Lightning module over built parts, in the precision it trains in.
+
+    Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
+    """
+    dtypes = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
+    module = DistillationModule(
+        parts.student.model,
+        parts.objective,
+        teacher=parts.teacher,
+        optimizer=make(cfg["optimizer"]),
+        scheduler=make(cfg["scheduler"]),
+        seed=cfg["seed"],
+    )
+    return module.to(dtypes.get(str(cfg["trainer"]["precision"]), torch.float32))
