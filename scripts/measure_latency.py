@@ -58,13 +58,15 @@ def compared(measurements: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def print_comparison(models: dict[str, dict[str, Any]]) -> None:
-    """One row a model: its medians with their spreads, and whether they agree."""
+    """One row a model: its medians with their spreads, and whether they agree; whether that says anything."""
     table = Table("model", "medians, ms (spread)", "largest difference", "within the spread")
     for name, found in models.items():
         pairs = zip(found["medians"], found["spreads"], strict=True)
         medians = ", ".join(f"{median:.2f} ({spread:.0%})" for median, spread in pairs)
         table.add_row(name, medians, f"{found['difference']:.1%}", "yes" if found["agrees"] else "NO")
     results_console().print(table)
+    if max(spread for found in models.values() for spread in found["spreads"]) > facts.BUSY:
+        print(f"note: spreads beyond {facts.BUSY:.0%}: the machine was busy, measure again when it is not")
 
 
 def main(words: Sequence[str]) -> int:

@@ -44,6 +44,15 @@ def test_measurements_agree_when_medians_differ_by_no_more_than_the_larger_sprea
     assert (found["medians"], found["spreads"]) == tuple(map(list, zip(*figures, strict=True)))
 
 
+@pytest.mark.parametrize(("spread", "busy"), [(0.1, False), (0.4, True)])
+def test_note_says_to_measure_again_when_the_machine_was_busy(
+    spread: float, busy: bool, script: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script.print_comparison({"model": {"medians": [10.0], "spreads": [spread], "difference": 0.0, "agrees": True}})
+    out = capfd.readouterr().out
+    assert "10.00" in out and ("busy" in out) is busy
+
+
 @pytest.mark.slow
 def test_latencies_are_recorded_when_measured_twice(tmp_path: Path) -> None:
     make_bert().save_pretrained(tmp_path / "model")
