@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from distillkit.training.loggers import MetricsFile
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -61,9 +62,9 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     """
     with RunFolder(run_dir, new=False, held=config.is_first_rank()) as folder:
         facts = folder.facts
-        began, here = facts["config"], str(folder.path.resolve())
+        began, here = config.completed(facts["config"]), str(folder.path.resolve())
         began = config.relocated(began, began["run"]["dir"], here)
-        stored = folder.config
+        stored = config.completed(folder.config)
         cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
         validation.validate(cfg)
         _refuse_changes(began, cfg)
@@ -146,13 +147,17 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
 
 
 def _report(folder: Path) -> None:
-    """The run's page. The run is complete without it, so that nothing about it may make the run fail."""
+    """The run's page. The run is complete without it, so that nothing about it, not even a stop, makes the run fail."""
     from distillkit.report import write_report  # late: matplotlib takes a second
 
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         write_report([folder])
-    except Exception as error:
-        _say(f"warning: no report ({' '.join(str(error).split())}); try: distillkit report {folder}")
+    except (Exception, KeyboardInterrupt) as error:
+        reason = " ".join(str(error).split()) or "stopped"
+        _say(f"warning: no report ({reason}); try: distillkit report {folder}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:
