@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distillkit.report.page import print_models
 from distillkit.rundir import CONFIG, EVENTS
 from distillkit.status import read_status
 
@@ -70,6 +69,8 @@ def report() -> int:
     if page.is_file() and page.stat().st_mtime > max((f / EVENTS).stat().st_mtime for f in folders):
         facts = json.loads(page.read_text())
         if list(facts["runs"]) == list(RUNS):
+            from distillkit.report.page import print_models  # late: it takes seconds, and nothing is on the screen yet
+
             print_models(facts)
             return 0
     return Command("report", *map(str, folders), f"output={BASE}").exit_code()
