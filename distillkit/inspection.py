@@ -73,12 +73,14 @@ def as_text(facts: dict[str, Any]) -> str:
     return "\n".join(lines + _expected(facts.get("expected")))
 
 
-def _expected(found: dict[str, float] | None) -> list[str]:
+def _expected(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
-    gpu = found.get("peak_gpu_memory_mb")
+    gpu, title = found.get("peak_gpu_memory_mb"), "expected, from a few steps:"
+    if found["out_of_memory"]:
+        return [title, f"  the GPU's memory runs out beyond {gpu:,.0f} MB; lower data.batch_size or data.max_length"]
     return [
-        "expected, from a few steps:",
+        title,
         f"  training: {duration(found['train_seconds'])} ({found['seconds_per_step']:.3g} s a step,"
         f" {found['tokens_per_second']:,.0f} tokens/s a process)",
         f"  evaluation: {duration(found['evaluation_seconds'])}",

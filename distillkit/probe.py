@@ -16,6 +16,7 @@ from distillkit.evaluation.efficiency import MEGABYTE, peak_memory
 from distillkit.evaluation.intrinsic import evaluate_pair
 from distillkit.evaluation.summary import limit_batches, move
 from distillkit.progress import activity
+from distillkit.training.module import validation_interval
 from distillkit.types import Batch
 
 _STEPS, _SECONDS = 4, 20.0
@@ -32,10 +33,17 @@ def probe(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
         parts: built from it.
 
     Returns:
-        seconds_per_step, tokens_per_second (attended positions of one process), train_seconds and evaluation_seconds
-        of the whole run (validations and the evaluation after training), peak_memory_mb of this process and, on a
-        GPU, peak_gpu_memory_mb. MB of 10^6 bytes.
+        out_of_memory, whether the GPU's did not suffice; where it did: seconds_per_step, tokens_per_second (attended
+        positions of one process), train_seconds and evaluation_seconds of the whole run (validations and the
+        evaluation after training), peak_memory_mb of this process. On a GPU peak_gpu_memory_mb. MB of 10^6 bytes.
     """
+    try:
+        return {"out_of_memory": False} | _measured(cfg, parts)
+    except torch.OutOfMemoryError:
+        return {"out_of_memory": True, "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / MEGABYTE}
+
+
+def _measured(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
     accumulate = cfg["trainer"]["accumulate_grad_batches"]
     timer = _Timer()
     alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": 0}
@@ -104,9 +112,9 @@ def _evaluation(cfg: dict[str, Any], parts: building.Parts, device: torch.device
     return min(seconds), counts + limit_batches(cfg["run"]["evaluation_batches"], len(loader))
 
 
-def _validations(cfg: dict[str, Any], parts: building.Parts) -> float:
-    """How often the run validates: val_check_interval is in micro-batches, or a share of an epoch."""
-    steps, epoch = building.total_steps(cfg, parts)
-    interval = cfg["trainer"]["val_check_interval"]
-    every = interval * epoch if isinstance(interval, float) else interval / cfg["trainer"]["accumulate_grad_batches"]
-    return steps // max(1, every)
+def _validations(cfg: dict[str, Any], parts: building.Parts) -> int:
+    """How often the run validates."""
+    trainer, (steps, epoch) = cfg["trainer"], building.total_steps(cfg, parts)
+    accumulate, every = trainer["accumulate_grad_batches"], trainer["check_val_every_n_epoch"]
+    interval = validation_interval(trainer["val_check_interval"], every, epoch * accumulate, accumulate)
+    return steps * accumulate // interval

@@ -99,6 +99,12 @@ class _Lines:
         print(text, file=sys.stderr, flush=True)
 
 
+def results_console() -> Console:
+    """The console that tables go to: stdout, 140 columns wide where that is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
 def duration(seconds: float) -> str:
     """A time span as a person says it: "45 s", "3 min 20 s", "2 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)

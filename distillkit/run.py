@@ -134,7 +134,7 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
     figures = evaluate_side_by_side(
         models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
-        precision=cfg["trainer"]["precision"],
+        precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
     )  # fmt: skip
     folder.write_evaluation(figures)
     step = trainer.global_step

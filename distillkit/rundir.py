@@ -7,6 +7,8 @@ import csv
 import fcntl
 import json
 import os
+import struct
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -22,7 +24,12 @@ CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
 )  # fmt: skip
 CHECKPOINTS, STUDENT, METRICS, ERRORS, _LOCK = "checkpoints", "student", "metrics.csv", "error.log", ".lock"
 
+BEGINNINGS = ("start", "resume")
+"""Events a session of a run begins with."""
+
 _HELD_HERE: set[Path] = set()
+# type, whence, start, length and pid of the kernel's struct flock; other systems order them otherwise
+_FLOCK = "hhqqi4x" if sys.platform == "linux" and sys.maxsize > 2**32 else None
 
 
 class RunFolder:
@@ -143,7 +150,8 @@ class RunFolder:
         """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
         if self.held:
             line = json.dumps({"time": round(time.time(), 3), "event": name, **fields})
-            append_text(self.path / EVENTS, f"{line}\n")
+            path = self.path / EVENTS
+            append_text(path, f"{line}\n" if _ends_a_line(path) else f"\n{line}\n")
 
     # --- what is read ----------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class RunFolder:
     @property
     def finished_step(self) -> int | None:
         """The optimizer step the run has finished at, evaluated and exported; None while it has not."""
-        last = next((e for e in reversed(read_events(self.path)) if e["event"] in ("start", "resume", "finish")), None)
+        last = next((e for e in reversed(read_events(self.path)) if e["event"] in (*BEGINNINGS, "finish")), None)
         return last["step"] if last and last["event"] == "finish" else None
 
 
@@ -185,35 +193,60 @@ def holder(folder: Path) -> int | None:
         return os.getpid()
     try:
         with (folder / _LOCK).open() as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of at once, with the file
-            except OSError:
-                return int(lock.read())
-    except (FileNotFoundError, ValueError):
-        pass
-    return None
+            return _locker(lock)
+    except (FileNotFoundError, PermissionError, ValueError):
+        return None
+
+
+def _locker(lock: IO[str]) -> int | None:
+    """The pid of the process that has locked a file; None when none has. ValueError when it is not known yet."""
+    if _FLOCK is None:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of at once, with the file
+        except OSError:
+            return int(lock.read())
+        return None
+    # only asks: a lock taken for an instant would refuse a resume that begins in it
+    question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, question))
+    if kind == fcntl.F_UNLCK:
+        return None
+    return pid if pid > 0 else int(lock.read())  # the kernel tells no pid of another machine or container
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's events.jsonl, without one that a kill cut off; empty before the first.
+    """The whole lines of a run's events.jsonl; one that a kill cut off is skipped. Empty before the first.
 
     Args:
         folder: a run's.
     """
-    path = folder / EVENTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    path, events = folder / EVENTS, []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether what is appended to a file begins a line: not after a line that a kill cut off."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
     """The rows of a metrics table, without the empty cells; a row cut off by a kill is left out.
 
     Args:
-        path: written by MetricsFile.
+        path: written by MetricsFile; need not exist.
 
     Returns:
         name -> text per row; `step` is always there.
     """
+    if not path.exists():
+        return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(lines)]
     return [row for row in rows if "step" in row]

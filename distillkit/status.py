@@ -8,7 +8,7 @@ from typing import Any
 
 from distillkit.errors import RunStateError
 from distillkit.progress import duration
-from distillkit.rundir import CONFIG, ERRORS, METRICS, holder, read_events, read_metrics
+from distillkit.rundir import BEGINNINGS, CONFIG, ERRORS, METRICS, holder, read_events, read_metrics
 
 _FIGURES = ("tokens_per_second", "lr")
 
@@ -31,14 +31,13 @@ def read_status(folder: str) -> dict[str, Any]:
     path = Path(folder)
     if not (path / CONFIG).is_file():
         raise RunStateError("not a run's folder", key="RUN_DIR", value=folder, fix="name a folder made by train")
-    events = read_events(path)
-    metrics = path / METRICS
-    rows = read_metrics(metrics) if metrics.exists() else []
-    began = next((event for event in reversed(events) if event["event"] in ("start", "resume")), {"step": 0, "time": 0})
+    pid, events = holder(path), read_events(path)
+    began = next((event for event in reversed(events) if event["event"] in BEGINNINGS), {"step": 0, "time": 0})
+    rows, written = _rows(path / METRICS, began)
     saved = [event["step"] for event in events if event["event"] == "checkpoint"]
     step = max([began["step"], *saved[-1:], *(int(row["step"]) for row in rows[-1:])])
-    updated = max([event["time"] for event in events[-1:]] + ([metrics.stat().st_mtime] if rows else []), default=None)
-    state, pid = _state(path, events), holder(path)
+    updated = max([*(event["time"] for event in events[-1:]), *([written] if rows else [])], default=None)
+    state = _state(path, events, pid)
     steps = began.get("steps")
     return {
         "run_dir": folder,
@@ -55,10 +54,19 @@ def read_status(folder: str) -> dict[str, Any]:
     }
 
 
-def _state(path: Path, events: list[dict[str, Any]]) -> str:
+def _rows(metrics: Path, began: dict[str, Any]) -> tuple[list[dict[str, str]], float]:
+    """The rows of this session and those it goes on from; when the table was written (Unix seconds)."""
+    rows = read_metrics(metrics)
+    written = metrics.stat().st_mtime if rows else 0.0
+    if written < began["time"]:  # rows beyond the checkpoint stay until a resumed run writes its first
+        rows = [row for row in rows if int(row["step"]) <= began["step"]]
+    return rows, written
+
+
+def _state(path: Path, events: list[dict[str, Any]], pid: int | None) -> str:
     if events and events[-1]["event"] == "finish":
         return "finished"
-    if holder(path) is not None:
+    if pid is not None:
         return "running"
     return "failed" if (path / ERRORS).exists() else "stopped"
 
@@ -86,6 +94,10 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else ""
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def as_text(status: dict[str, Any]) -> str:
     """`read_status`'s facts as lines a person reads."""
     of = f" of {status['steps']:,}" if status["steps"] else ""
@@ -94,7 +106,7 @@ def as_text(status: dict[str, Any]) -> str:
     lines = [f"{status['run_dir']}: {status['state']}{pid}, step {status['step']:,}{of}{left}"]
     for name in ("train", "held_out"):
         if status[name]:
-            figures = "  ".join(f"{key} {value:,.4g}" for key, value in status[name].items())
+            figures = "  ".join(f"{key} {_number(value)}" for key, value in status[name].items())
             lines.append(f"  {name.replace('_', '-')}: {figures}")
     if status["checkpoint"] is not None:
         lines.append(f"  newest checkpoint: step {status['checkpoint']:,}")

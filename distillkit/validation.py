@@ -45,6 +45,7 @@ def validate(cfg: dict[str, Any]) -> None:
         _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
     _number(cfg, "data.max_length", low=8, integer=True)
     _number(cfg, "data.num_workers", low=0, integer=True)
+    _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
 
 

@@ -36,8 +36,8 @@ def measure_efficiency(models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         models: name -> a folder or hub name of a masked-LM model, or "demo".
 
     Returns:
-        name -> disk_bytes (of the stored weights), latency_ms (`latency`), peak_memory_mb and model_memory_mb
-        (`memory_of`).
+        name -> disk_bytes (of the stored weights), latency_ms (`latency`), peak_memory_mb, model_memory_mb
+        and memory_failure (`memory_of`).
 
     Raises:
         TeacherError: a model does not load.
@@ -83,11 +83,11 @@ def latency(
     """
     calls = {name: _call(model, length) for name, model in models.items()}
     slowest = max(max(_seconds(call) for _ in range(WARM_UP)) for call in calls.values())
-    rounds = max(BLOCKS, min(rounds, int(SECONDS_PER_MODEL / slowest)))
+    rounds = max(BLOCKS, min(rounds, int(SECONDS_PER_MODEL / (2 * slowest))))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            _seconds(call)  # the caches are the model's own again
+            _seconds(call)  # twice a round: the caches are the model's own again
             times[name].append(_seconds(call) * 1000)
     shape = {"length": length, "batch": 1, "threads": torch.get_num_threads(), "rounds": rounds}
     return {name: _summary(values) | shape for name, values in times.items()}
@@ -120,18 +120,23 @@ def _summary(times: Sequence[float]) -> dict[str, float]:
     }
 
 
-def memory_of(path: str) -> dict[str, float]:
+def memory_of(path: str) -> dict[str, Any]:
     """Peak resident memory of a fresh process that loads a model and reads one text of LENGTH tokens.
 
     Args:
         path: as load_model takes it.
 
     Returns:
-        peak_memory_mb, and model_memory_mb: what of it came after the imports. MB of 10^6 bytes.
+        peak_memory_mb, and model_memory_mb: what of it came after the imports. MB of 10^6 bytes. Both None when the
+        process failed, and memory_failure: how; None when it did not.
     """
     command = [sys.executable, "-m", "distillkit.evaluation.efficiency", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout) | {"memory_failure": None}
+    said = done.stderr.strip().splitlines()[-1:] if done.returncode > 0 else []  # a killed process says nothing of it
+    how = said[0] if said else f"killed by signal {-done.returncode}"
+    return {"peak_memory_mb": None, "model_memory_mb": None, "memory_failure": how}
 
 
 def _use(path: str) -> dict[str, float]:

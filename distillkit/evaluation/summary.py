@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.evaluation.intrinsic import evaluate_model, evaluate_pair
 from distillkit.objective import HiddenSource
-from distillkit.progress import activity
+from distillkit.progress import activity, results_console
 from distillkit.students.counting import count_parameters
 from distillkit.types import Batch
 
@@ -59,6 +57,7 @@ def evaluate_side_by_side(
     teacher: HiddenSource | None,
     limit: int | float | None = None,
     precision: str = "32-true",
+    device: torch.device | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Held-out figures and sizes of several models on the same fixed masks.
 
@@ -68,11 +67,12 @@ def evaluate_side_by_side(
         teacher: what agreement and KL compare with; not reported for the teacher itself.
         limit: number (int) or share (float) of held-out micro-batches, None for all; as Lightning's.
         precision: "bf16-mixed" computes under autocast, anything else in the models' dtype.
+        device: to compute on; None for a GPU where there is one.
 
     Returns:
         name -> describe_model and evaluate_model's figures.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if teacher is not None:
         teacher.to(device)
     figures = {name: describe_model(model) for name, model in models.items()}
@@ -122,5 +122,4 @@ def print_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
         column.justify = "right"
     for name, row in figures.items():
         table.add_row(name, *(COLUMNS[c][1].format(row[c]) if c in row else "-" for c in shown))
-    console = Console()
-    Console(width=console.width if sys.stdout.isatty() else 140).print(table)
+    results_console().print(table)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
 
     Args:
         run_dirs: the runs' folders; one named twice counts once.
-        output: the folder to write into; by default the run's own, for several the nearest that holds them all.
+        output: the folder to write into; by default the run's own, for several a new one, runs/report_<date_time>.
 
     Returns:
-        The facts, as in report.json (`facts.gather`), and under "files" the paths written, by REPORT's names.
+        The facts, as in report.json (`facts.gather`, and under "figures" the files in figures/), and under "files" the
+        paths written, by REPORT's names.
 
     Raises:
         ConfigError: no run is named.
@@ -39,7 +40,7 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
         raise ConfigError("name a run's folder", key="RUN_DIR", value="", fix="distillkit report RUN_DIR")
     unique = {Path(path).resolve(): Path(path) for path in run_dirs}
     folders = [RunFolder(path, new=False, held=False) for path in unique.values()]
-    place = Path(output) if output is not None else _common_folder(unique)
+    place = Path(output).expanduser() if output is not None else _own_folder(list(unique.values()))
     _check_writable(place)
     facts = gather(folders)
     with activity("drawing"):
@@ -47,6 +48,8 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     for drawing in drawings:
         for theme, image in drawing.images.items():
             write_bytes(place / drawing.path(theme), image)
+    facts["figures"] = [Path(drawing.path(theme)).name for drawing in drawings for theme in drawing.images]
+    _remove_outdated(place, facts["figures"])
     text = as_markdown(facts, drawings)
     write_text(place / REPORT["markdown"], text)
     write_text(place / REPORT["html"], as_html(text, drawings))
@@ -54,9 +57,20 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     return facts | {"files": {name: str(place / file) for name, file in REPORT.items()}}
 
 
-def _common_folder(unique: dict[Path, Path]) -> Path:
-    """The run's folder as it was typed, or the nearest above several; the keys are absolute."""
-    return next(iter(unique.values())) if len(unique) == 1 else Path(os.path.commonpath(list(unique)))
+def _own_folder(run_dirs: Sequence[Path]) -> Path:
+    """The run's folder; a new one for several."""
+    return run_dirs[0] if len(run_dirs) == 1 else Path("runs") / time.strftime("report_%Y-%m-%d_%H-%M-%S")
+
+
+def _remove_outdated(place: Path, written: Iterable[str]) -> None:
+    """Removes the figures that the report before this one wrote and this one did not; no other file."""
+    try:
+        earlier = json.loads((place / REPORT["facts"]).read_text()).get("figures", [])
+    except (FileNotFoundError, ValueError):
+        return
+    for picture in (place / FIGURES).glob("*.png"):
+        if picture.name in set(earlier) - set(written):
+            picture.unlink()
 
 
 def _check_writable(place: Path) -> None:

@@ -7,7 +7,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,18 +152,8 @@ def _measure(
     models: dict[str, dict[str, Any]], paths: Mapping[str, str], notes: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Adds cost to the models that load, and a note for each that does not; returns how it was measured, examples."""
-    usable = {}
-    for name, path in paths.items():
-        if models[name]["role"] == "student" and not Path(path).is_dir():
-            continue
-        try:
-            with activity(f"loading {name}"):
-                load_tokenizer(path)
-                sizes = describe_model(load_model(path))
-            models[name] |= {size: sizes[size] for size in _SIZES}
-            usable[name] = path
-        except DistillkitError as error:
-            notes.append(f"{name}: size, latency, memory and examples are missing: {error.problem} ({path}).")
+    there = {n: path for n, path in paths.items() if models[n]["role"] == "teacher" or Path(path).is_dir()}
+    usable = _loading(there, "size, latency, memory and examples", partial(_add_sizes, models), notes)
     measured: dict[str, Any] = {}
     for name, cost in (measure_efficiency(usable) if usable else {}).items():
         speed = cost["latency_ms"]
@@ -174,10 +165,33 @@ def _measure(
             "latency_spread": speed["spread"],
             "peak_memory_mb": cost["peak_memory_mb"],
         }
+        if cost["peak_memory_mb"] is None:
+            notes.append(f"{name}: peak memory is missing: its process failed: {cost['memory_failure']}.")
     if usable and max(models[name]["latency_spread"] for name in usable) > BUSY:
         notes.append("The machine was busy while latency was measured: its figures vary from one stretch to the next.")
+    speaking = _loading(usable, "examples", lambda name, path: load_tokenizer(path), notes)
     with activity("filling masks"):
-        return measured, fill_masks(usable) if usable else []
+        return measured, fill_masks(speaking) if speaking else []
+
+
+def _loading(
+    paths: Mapping[str, str], missing: str, load: Callable[[str, str], Any], notes: list[str]
+) -> dict[str, str]:
+    """Those of the paths that load(name, path) does not refuse; a note of what is `missing` for each other."""
+    found = {}
+    for name, path in paths.items():
+        try:
+            with activity(f"loading {name}"):
+                load(name, path)
+            found[name] = path
+        except DistillkitError as error:
+            notes.append(f"{name}: {missing} are missing: {error.problem} ({path}).")
+    return found
+
+
+def _add_sizes(models: Mapping[str, dict[str, Any]], name: str, path: str) -> None:
+    sizes = describe_model(load_model(path))
+    models[name].update({size: sizes[size] for size in _SIZES})
 
 
 # --- what a reader must know -------------------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from distillkit.rundir import METRICS, RunFolder, read_events, read_metrics
+from distillkit.rundir import BEGINNINGS, METRICS, RunFolder, read_events, read_metrics
 from distillkit.status import read_status
 
 POINTS = 400
 """Most points of a curve: more cannot be told apart in a figure."""
-_BEGINNINGS = ("start", "resume")
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
@@ -44,7 +43,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "command": repeat_command(folder.overrides),
         **{name: status[name] for name in ("state", "step", "steps", "error")},
         "evaluated_step": max((event["step"] for event in events if event["event"] == "finish"), default=None),
-        "sessions": sum(event["event"] in _BEGINNINGS for event in events),
+        "sessions": sum(event["event"] in BEGINNINGS for event in events),
         "seconds": time_spent(events),
         "tokens": None if per_step is None else round(per_step * status["step"]),
         "tokens_per_second": statistics.median(speeds) if speeds else None,
@@ -63,7 +62,7 @@ def time_spent(events: Iterable[dict[str, Any]]) -> float:
     """
     seconds, last = 0.0, math.inf
     for event in events:
-        if event["event"] not in _BEGINNINGS:
+        if event["event"] not in BEGINNINGS:
             seconds += max(0.0, event["time"] - last)
         last = event["time"]
     return seconds
@@ -80,7 +79,7 @@ def read_curves(path: Path) -> dict[str, list[list[float]]]:
         are left out.
     """
     curves: dict[str, list[list[float]]] = {}
-    for row in read_metrics(path) if path.exists() else []:
+    for row in read_metrics(path):
         for name, text in row.items():
             if name != "step" and math.isfinite(value := float(text)):
                 curves.setdefault(name, []).append([int(row["step"]), value])

@@ -11,11 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from distillkit.progress import duration
+from distillkit.progress import duration, results_console
 from distillkit.report.figures import SECTIONS, Drawing
 
 Row = tuple[str, list[str]]
@@ -138,8 +137,7 @@ def print_models(facts: Mapping[str, Any]) -> None:
         column.justify = "right"
     for label, cells in model_table(facts):
         table.add_row(label, *cells)
-    console = Console()
-    wide = Console(width=console.width if console.is_terminal else 140)
-    wide.print(table)
+    console = results_console()
+    console.print(table)
     for note in facts["notes"]:
-        wide.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}", markup=False, highlight=False)

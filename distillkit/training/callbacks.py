@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit.errors import Preempted
+from distillkit.progress import duration
 from distillkit.storage import remove_folder
 from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
 from distillkit.training.module import DistillationModule
@@ -208,7 +209,7 @@ class ProgressReport(pl.Callback):
         self._shown_step = trainer.global_step
         done = trainer.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
-        self._say(f"step {trainer.global_step}/{trainer.max_steps}  {left:.0f} s left  {figures(pl_module)}")
+        self._say(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
 
     def _say(self, text: str) -> None:
         self._last_line = time.perf_counter()

@@ -27,7 +27,7 @@ class MetricsFile(Logger):
     def __init__(self, path: str | Path, resumed_step: int | None = None) -> None:
         super().__init__()
         self.path = Path(path)
-        rows = read_metrics(self.path) if resumed_step is not None and self.path.exists() else []
+        rows = read_metrics(self.path) if resumed_step is not None else []
         self._rows = [row for row in rows if int(row["step"]) <= (resumed_step or 0)]
         self._fields = list(dict.fromkeys(["step", *(name for row in self._rows for name in row)]))
         self._written = False

@@ -24,6 +24,20 @@ from distillkit.training.optim import decay_groups
 from distillkit.types import Batch
 
 
+def validation_interval(interval: int | float, every_n_epoch: int | None, batches: int, accumulate: int) -> int:
+    """Micro-batches between two validations, which come after whole optimizer steps.
+
+    Args:
+        interval: trainer.val_check_interval, micro-batches (an int) or a share of an epoch (a float).
+        every_n_epoch: trainer.check_val_every_n_epoch; a share is of that many epochs.
+        batches: micro-batches of an epoch.
+        accumulate: micro-batches of an optimizer step.
+    """
+    if isinstance(interval, float):
+        interval = int(interval * batches) * (every_n_epoch or 1)
+    return max(1, math.ceil(interval / accumulate)) * accumulate
+
+
 class DistillationModule(pl.LightningModule):
     """Trains the student (and the objective's projection); works in any Lightning Trainer.
 
@@ -78,12 +92,10 @@ class DistillationModule(pl.LightningModule):
         if trainer.max_steps < 0:
             trainer.fit_loop.epoch_loop.max_steps = (trainer.max_epochs or 1) * epoch.steps_per_epoch
         trainer.fit_loop.max_epochs = -1
-        interval = trainer.val_check_interval
-        if isinstance(interval, float):
-            interval = int(interval * epoch.batches_per_epoch) * (trainer.check_val_every_n_epoch or 1)
-        if isinstance(interval, int):
-            trainer.val_check_interval = max(1, math.ceil(interval / accumulate)) * accumulate
-            trainer.check_val_every_n_epoch = None
+        trainer.val_check_interval = validation_interval(
+            trainer.val_check_interval, trainer.check_val_every_n_epoch, epoch.batches_per_epoch, accumulate
+        )
+        trainer.check_val_every_n_epoch = None
 
     def on_fit_start(self) -> None:
         """Moves the teacher beside the student, which trains with the quicker attention."""

@@ -116,6 +116,12 @@ def test_keys_exist_when_a_page_names_them(page: Path) -> None:
     assert named <= listed | {"run.json"}
 
 
+def test_resume_page_lists_the_keys_that_may_change_when_read() -> None:
+    text = (ROOT / "docs" / "how-to" / "resume.md").read_text()
+    listed = re.search(r"These keys may change on resume(.*?)Any other is refused", text, re.S)
+    assert listed and set(re.findall(r"`([^`]+)`", listed[1])) == set(run.RESUMABLE_CHANGES)
+
+
 # --- the commands, run -------------------------------------------------------------------------------------------
 
 

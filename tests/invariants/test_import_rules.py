@@ -127,6 +127,18 @@ def test_cli_imports_nothing_heavy_when_it_only_helps(code: str) -> None:
     assert not done.stderr.strip(), f"it imports {done.stderr}"
 
 
+def test_contributing_tells_the_layers_and_the_owners_when_read() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    chain = re.search(r"^    cli ->.*?(?=\n\n)", text, re.S | re.M)
+    parts = {path.stem for path in PACKAGE.iterdir()} - {"__main__"}
+    assert chain and [set(re.findall(r"\w+", layer)) for layer in chain[0].split("->")] == [
+        layer & parts for layer in LAYERS if layer & parts
+    ]
+    for library, room in (("Hydra", r"Hydra stays in (.*?), OmegaConf"), ("OmegaConf", r"OmegaConf in\s(.*?):")):
+        named = re.search(room, text, re.S)
+        assert named and set(re.findall(r"`(\w+)[./]", named[1])) == OWNERS[library.lower()]
+
+
 def test_files_name_no_developer_machine_when_shipped() -> None:
     folders = [ROOT / name for name in ("distillkit", "conf", "tests", "scripts", "docs")]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".md")]

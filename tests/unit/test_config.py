@@ -168,6 +168,7 @@ def good() -> dict[str, Any]:
         ("trainer.max_steps", (0, -2, "many", -1)),
         ("trainer.max_epochs", (0, -1, 1.5)),
         ("trainer.precision", ("16-mixed", "64-mixed")),
+        ("trainer.val_check_interval", (None, 0, -1.0, "00:12:00:00")),
     ],
 )
 def test_validate_names_key_value_and_range_when_a_value_is_wrong(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pytorch_lightning import LightningModule
 
 from distillkit import progress
+from distillkit.training.callbacks import ProgressReport
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +50,21 @@ def test_activity_takes_the_outer_ones_place_when_nested(capfd: pytest.CaptureFi
         assert capfd.readouterr().err.splitlines()[-1] == "next"
 
 
+def test_tables_are_wide_when_stdout_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    progress.results_console().rule()
+    assert len(capfd.readouterr().out.rstrip("\n")) == 140
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7512, "2 h 5 min")]
 )
 def test_duration_is_said_as_a_person_does_when_rounded(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+def test_training_says_the_time_left_as_a_person_does_when_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    report = ProgressReport()
+    report._started, report._first_step = time.perf_counter() - 100, 10
+    trainer: Any = SimpleNamespace(global_step=20, max_steps=40)
+    report._line(trainer, LightningModule())
+    assert capfd.readouterr().err.startswith("step 20/40  3 min 20 s left")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from distillkit import rundir
 from distillkit.errors import DataError, Preempted, RunStateError, StorageError
-from distillkit.rundir import CONFIG, ERRORS, EVENTS, RunFolder, holder
+from distillkit.rundir import CONFIG, ERRORS, EVENTS, METRICS, RunFolder, holder, read_events, read_metrics
 
 
 def names(folder: Path) -> set[str]:
@@ -29,6 +34,62 @@ def _hold(path: Path, ready: Connection) -> None:
     ready.send(os.getpid())
     signal.pause()
     folder.release()
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[BaseProcess]:
+    """Another process, which holds the run in tmp_path / "run"."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path / "run", there))
+    process.start()
+    here.recv()
+    yield process
+    process.kill()
+    process.join()
+
+
+@pytest.mark.parametrize("layout", [rundir._FLOCK, None], ids=["asked", "tried"])
+def test_holder_is_known_when_another_process_asks(
+    layout: str | None, keeper: BaseProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "_FLOCK", layout)
+    assert holder(tmp_path / "run") == keeper.pid
+    keeper.kill()
+    keeper.join()
+    assert holder(tmp_path / "run") is None
+
+
+@pytest.mark.skipif(rundir._FLOCK is None, reason="the layout of struct flock is not known here")
+def test_holder_takes_no_lock_when_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(tmp_path / "run").release()
+    monkeypatch.setattr(fcntl, "lockf", lambda *_: pytest.fail("a resume would be refused at this moment"))
+    assert holder(tmp_path / "run") is None
+
+
+def test_holder_is_nobody_when_the_lock_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    start(tmp_path / "run").release()
+    monkeypatch.setattr(Path, "open", refuse)
+    assert holder(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("cut", ["", '{"time": 1, "event": "che', '{"time": 1, "event": {"a": 1}', "\x00\x00\x00"])
+def test_events_go_on_when_a_kill_cut_a_line(cut: str, tmp_path: Path) -> None:
+    with start(tmp_path / "run") as folder:
+        folder.event("start", step=0)
+        with (folder.path / EVENTS).open("a") as file:
+            file.write(cut)
+        folder.event("resume", step=6)
+        folder.event("finish", step=9)
+        assert [event["event"] for event in read_events(folder.path)] == ["start", "resume", "finish"]
+        assert folder.finished_step == 9
+        assert "\n\n" not in (folder.path / EVENTS).read_text()
+
+
+def test_events_and_metrics_are_none_when_nothing_was_written(tmp_path: Path) -> None:
+    assert read_events(tmp_path) == [] and read_metrics(tmp_path / METRICS) == []
 
 
 def test_folder_is_refused_with_the_pid_while_held_and_free_at_once_when_the_holder_is_killed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,28 @@ def test_efficiency_is_measured_of_every_model_when_side_by_side(tmp_path: Path)
     extra = (figures["large"]["disk_bytes"] - figures["small"]["disk_bytes"]) / 1e6
     assert figures["large"]["model_memory_mb"] - figures["small"]["model_memory_mb"] > 0.8 * extra
     assert weights_hash(large) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"), [("kill -9 $$", "killed by signal 9"), ("echo 'why: it is' >&2; exit 3", "why: it is")]
+)
+def test_memory_is_unknown_and_says_why_when_its_process_fails(
+    script: str, failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    unknown = {"peak_memory_mb": None, "model_memory_mb": None, "memory_failure": failure}
+    assert efficiency.memory_of("model") == unknown
+
+
+def test_latency_takes_no_longer_than_promised_when_a_model_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    monkeypatch.setattr(efficiency, "_seconds", lambda call: taken.append(0.5) or 0.5)
+    found = efficiency.latency({"model": make_bert()})["model"]
+    assert efficiency.BLOCKS < found["rounds"] < efficiency.ROUNDS
+    assert sum(taken[efficiency.WARM_UP :]) == efficiency.SECONDS_PER_MODEL
 
 
 def test_summary_is_of_the_order_statistics_when_times_are_known() -> None:

@@ -14,6 +14,7 @@ from distillkit.export import export
 from distillkit.report import document, facts
 from distillkit.rundir import EVENTS, METRICS, STUDENT, RunFolder
 from distillkit.students import build_albert, build_distilbert
+from distillkit.students.transfer import BuiltStudent
 from tests.faults.harness import make_bert, make_tokenizer
 
 MakeRun = Callable[..., Path]
@@ -61,6 +62,17 @@ def config(teacher: Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     } | changes
 
 
+def run_facts(built: BuiltStudent, corpus: str) -> dict[str, Any]:
+    return {
+        "version": "0.1.0",
+        "threads": 1,
+        "corpus": corpus,
+        "tokens_per_step": 512.0,
+        "student": describe_model(built.model),
+        "transfer": built.report.to_dict(),
+    }
+
+
 @pytest.fixture(scope="session")
 def make_run(teacher_path: Path) -> MakeRun:
     """make_run(path, ...): writes a run's folder as train would.
@@ -85,20 +97,12 @@ def make_run(teacher_path: Path) -> MakeRun:
     ) -> Path:
         teacher = teacher_path if teacher == "teacher" else teacher
         built = build_albert(source) if student == "albert" else build_distilbert(source, num_layers=2)
-        size = describe_model(built.model)
+        run = run_facts(built, corpus)
         with RunFolder(path, new=True) as folder:
-            run = {
-                "version": "0.1.0",
-                "threads": 1,
-                "corpus": corpus,
-                "tokens_per_step": 512.0,
-                "student": size,
-                "transfer": built.report.to_dict(),
-            }
             folder.write_config(config(Path(teacher) if teacher else None, changes), list(overrides), run)
             if figures is not None:
                 rows = {"teacher": describe_model(source) | TEACHER_FIGURES} if teacher else {}
-                folder.write_evaluation(rows | {"student": size | dict(figures)})
+                folder.write_evaluation(rows | {"student": run["student"] | dict(figures)})
                 export(built.model, make_tokenizer(), path / STUDENT)
         lines = [{"time": time, "event": name, "step": step, "steps": steps} for name, time, step in events]
         (path / EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -119,5 +123,5 @@ def report(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts, "measure_efficiency", costs)
-        document.write_report(runs)
+        document.write_report(runs, place)
     return place

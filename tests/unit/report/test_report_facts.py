@@ -10,7 +10,9 @@ import pytest
 
 from distillkit.report import facts
 from distillkit.report.facts import gather, short_names
+from distillkit.report.page import as_markdown
 from distillkit.rundir import RunFolder
+from tests.faults.harness import make_bert
 from tests.unit.report.conftest import STUDENT_FIGURES, MakeRun, costs
 
 pytestmark = pytest.mark.usefixtures("cheap")
@@ -74,6 +76,29 @@ def test_others_are_measured_and_a_note_says_so_when_the_teacher_is_gone(make_ru
     assert found["models"]["teacher"]["disk_mb"] is None and found["models"]["run"]["disk_mb"] == 1
     assert found["models"]["teacher"]["top1"] == 0.5
     assert list(found["examples"][0]["predictions"]) == ["run"]
+
+
+def test_teacher_is_measured_without_examples_when_it_has_no_tokenizer_of_its_own(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_bert().save_pretrained(tmp_path / "bare")
+    found = gathered(make_run(tmp_path / "run", teacher=tmp_path / "bare"))
+    assert [found["models"][name]["disk_mb"] for name in ("teacher", "run")] == [1, 2]
+    assert any(note.startswith("teacher: examples are missing") for note in found["notes"])
+    assert list(found["examples"][0]["predictions"]) == ["run"]
+
+
+def test_page_is_made_with_a_note_when_memory_could_not_be_measured(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = {"peak_memory_mb": None, "model_memory_mb": None, "memory_failure": "killed by signal 9"}
+    monkeypatch.setattr(
+        facts, "measure_efficiency", lambda models: {name: cost | failed for name, cost in costs(models).items()}
+    )
+    found = gathered(make_run(tmp_path / "run"))
+    assert found["models"]["run"]["latency_ms"] == 2.5 and found["models"]["run"]["peak_memory_mb"] is None
+    assert "run: peak memory is missing: its process failed: killed by signal 9." in found["notes"]
+    assert "| peak memory" not in as_markdown(found, [])
 
 
 @pytest.mark.parametrize(

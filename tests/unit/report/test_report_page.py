@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib import pyplot
 
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.report import document
-from distillkit.report.figures import draw
+from distillkit.report.figures import Drawing, draw
 from distillkit.report.page import as_html, as_markdown, model_table
 from tests.unit.report.conftest import MakeRun
 
@@ -136,12 +137,35 @@ def test_report_goes_where_the_runs_are_when_no_output_is_named(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(document, "draw", lambda facts: [])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     one, two = make_run(tmp_path / "base" / "one"), make_run(tmp_path / "base" / "deep" / "two")
-    written = [document.write_report(runs)["files"] for runs in ([one], [one, two, one])]
-    written.append(document.write_report([two], tmp_path / "new" / "place")["files"])
-    assert [Path(files["html"]).parent for files in written] == [one, tmp_path / "base", tmp_path / "new" / "place"]
-    assert list(json.loads((tmp_path / "base" / "report.json").read_text())["runs"]) == ["one", "two"]
+    asked = (([one], None), ([one, two, one], None), ([two], tmp_path / "new" / "place"), ([one, two], "~/page"))
+    written = [document.write_report(runs, output)["files"] for runs, output in asked]
+    own, several, named, home = (Path(files["html"]).parent for files in written)
+    assert (own, named, home) == (one, tmp_path / "new" / "place", tmp_path / "home" / "page")
+    assert re.fullmatch(r"runs/report_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", str(several))
+    assert list(json.loads((several / "report.json").read_text())["runs"]) == ["one", "two"]
     assert all(Path(file).is_file() for files in written for file in files.values())
+    assert not (tmp_path / "base" / "report.html").exists() and not (two / "report.html").exists()
+
+
+@pytest.mark.usefixtures("cheap")
+def test_outdated_figures_go_and_a_users_stay_when_a_report_is_written_again(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [Drawing("cost", name, name, {"light": b"1", "dark": b"2"}) for name in ("size", "layers_1")]
+    run, place = make_run(tmp_path / "run"), tmp_path / "page"
+    (place / "figures").mkdir(parents=True)
+    (place / "figures" / "mine_light.png").touch()
+    for count, names in ((2, {"size", "layers_1"}), (1, {"size"})):
+        monkeypatch.setattr(document, "draw", lambda facts, count=count: pictures[:count])
+        found = document.write_report([run], place)
+        made = {f"{name}_{theme}.png" for name in names for theme in ("light", "dark")}
+        assert {path.name for path in (place / "figures").iterdir()} == made | {"mine_light.png"}
+        assert set(found["figures"]) == made
+    (place / "report.json").write_text("{")
+    document.write_report([run], place)
 
 
 def test_report_is_refused_before_it_measures_when_it_cannot_be_written_or_is_no_run(

@@ -1,0 +1,35 @@
+"""Models side by side: on the device that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from distillkit import run
+from distillkit.evaluation.summary import evaluate_side_by_side
+from distillkit.types import Batch, StepTotals
+from tests.faults.fixtures import Call
+from tests.faults.harness import Inputs, make_bert
+
+
+def test_models_are_evaluated_where_asked_when_there_is_a_gpu_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ids = torch.arange(5, 21).view(1, 16)
+    batch = Batch(ids, None, ids.clone(), -1, 0, StepTotals(16, 16))
+    data: Any = SimpleNamespace(valid_stream=lambda: [batch])
+    figures = evaluate_side_by_side({"student": make_bert()}, data, teacher=None, device=torch.device("cpu"))
+    assert figures["student"]["mlm_loss"] > 0
+
+
+def test_run_evaluates_where_it_trained_when_it_ends(
+    call: Call, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices, measure = [], evaluate_side_by_side
+    monkeypatch.setattr(run, "evaluate_side_by_side", lambda *a, **k: devices.append(k["device"]) or measure(*a, **k))
+    words = ["data.max_length=48", "data.batch_size=8", "trainer.max_steps=1", "trainer.accelerator=cpu"]
+    assert call("train", *inputs.words(), *words, f"run.dir={tmp_path / 'run'}").code == 0
+    assert devices == [torch.device("cpu")]
