@@ -145,6 +145,7 @@ def _close(logger: WandbLogger, code: int, folder: Path, guard: _Guard) -> None:
     if code == 0:
         guard(attach_report, logger, folder)
     guard(logger.experiment.finish, exit_code=code)
+    wandb.run = None  # a finish that fails leaves it, and the next WandbLogger would take it for its own
     guard(wandb.teardown)
 
 
@@ -162,7 +163,7 @@ class _Guard:
         """Calls it and returns nothing."""
         try:
             call(*args, **kwargs)
-        except Exception as error:  # whatever W&B and its service raise
+        except (Exception, SystemExit) as error:  # teardown exits when its service ended badly
             if not self._warned:
                 _warn(f"not everything was sent ({' '.join(str(error).split())})", self._folder)
             self._warned = True
