@@ -44,7 +44,7 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """
     with RunFolder(cfg["run"]["dir"], new=True, held=config.is_first_rank()) as folder:
         parts = build(cfg)
-        return _fit(cfg, overrides, parts, folder, None)
+        return _fit(cfg, overrides, [], parts, folder, None)
 
 
 def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
@@ -84,7 +84,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        return _fit(cfg, [*folder.overrides, *overrides], parts, folder, checkpoint)
+        return _fit(cfg, folder.overrides, overrides, parts, folder, checkpoint)
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -110,7 +110,12 @@ def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
 
 
 def _fit(
-    cfg: dict[str, Any], overrides: list[str], parts: Parts, folder: RunFolder, checkpoint: Path | None
+    cfg: dict[str, Any],
+    overrides: list[str],
+    changes: list[str],
+    parts: Parts,
+    folder: RunFolder,
+    checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
@@ -118,7 +123,8 @@ def _fit(
     folder.write_config(cfg, overrides, _facts(cfg, parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
-    folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
+    name = "resume" if checkpoint else "start"
+    folder.event(name, step=step, steps=steps, version=__version__, overrides=changes)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
          f" rows to train on, steps {step} to {steps}")  # fmt: skip
     with tracking.tracked(trainer.loggers, folder.path, cfg, step):
@@ -138,7 +144,7 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
     )  # fmt: skip
     folder.write_evaluation(figures)
     step = trainer.global_step
-    card = model_card(cfg, folder.facts, figures, folder.overrides, step=step, ranks=trainer.world_size)
+    card = model_card(cfg, folder.facts, figures, folder.commands, step=step, ranks=trainer.world_size)
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
     folder.event("finish", step=step)
     if cfg["run"]["report"]:

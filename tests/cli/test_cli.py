@@ -95,6 +95,17 @@ def test_ranks_are_counted_as_lightning_does_when_devices_are_written_otherwise(
     assert ranks({"trainer": trainer}) == expected
 
 
+def test_command_is_kept_whole_when_it_names_a_folder_of_configuration(
+    call: Call, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[str]] = []
+    monkeypatch.setattr("distillkit.run.train", lambda cfg, words: kept.append(words) or {})
+    words = [*inputs.words(), f"run.dir={tmp_path / 'run'}"]
+    assert call("train", *words, "--config-dir", str(tmp_path)).code == 0
+    assert call("train", *words).code == 0
+    assert kept == [[f"--config-dir={tmp_path}", *words], words]
+
+
 def test_student_folder_loads_when_distillkit_cannot_be_imported(call: Call, inputs: Inputs, tmp_path: Path) -> None:
     student = tmp_path / "run" / "student"
     assert call("train", *inputs.words(), *SHORT, f"run.dir={tmp_path / 'run'}").code == 0
