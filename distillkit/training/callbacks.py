@@ -200,10 +200,11 @@ class ProgressReport(pl.Callback):
             self._say(f"step {trainer.global_step}: held-out " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the bar."""
-        if self._bar is None and trainer.is_global_zero and trainer.global_step != self._shown_step:
-            self._step_line(trainer, pl_module)
+        """Closes the bar, or prints a last line."""
+        unsaid = self._bar is None and (self._beat is not None or trainer.global_step != self._shown_step)
         self._close()
+        if unsaid and trainer.is_global_zero:
+            self._step_line(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the bar."""
