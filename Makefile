@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: PYTHON=$(PYTHON): needs Python 3.11 or newer; fix: make setup PYTHON=python3.11" >&2; exit 2; }
 	@echo "setup: creating .venv with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv .venv || \
+	@{ $(PYTHON) -m venv .venv $(DOTS); } || \
 		{ echo "error: PYTHON=$(PYTHON): cannot create .venv; fix: install its venv module (apt install python3-venv)" >&2; exit 2; }
 	@echo "setup: installing the pinned packages (some minutes the first time)"
 	@$(PIP) --use-pep517 -e ".[dev]" $(DOTS)

@@ -91,9 +91,15 @@ def build(cfg: dict[str, Any]) -> Parts:
 
 
 def ranks(cfg: dict[str, Any]) -> int:
-    """Processes of the run as far as the configuration tells; trainer.devices=auto counts as 1."""
-    devices = str(cfg["trainer"]["devices"])
-    return (int(devices) if devices.isdigit() else 1) * cfg["trainer"]["num_nodes"]
+    """Processes of the run: trainer.devices as Lightning reads it (a number, a list, -1 or auto: all), x num_nodes."""
+    trainer, devices = cfg["trainer"], cfg["trainer"]["devices"]
+    if isinstance(devices, str) and "," in devices:
+        devices = [part for part in devices.split(",") if part.strip()]
+    if isinstance(devices, list):
+        return len(devices) * trainer["num_nodes"]
+    if str(devices) in ("auto", "-1"):
+        devices = 1 if trainer["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
+    return int(devices) * trainer["num_nodes"]
 
 
 def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:

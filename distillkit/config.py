@@ -237,6 +237,11 @@ def options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return with_changes(OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{name}.yaml")), overrides)  # type: ignore[arg-type]
 
 
+def completed(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run made by an older version, with the defaults of keys under run that it lacks."""
+    return cfg | {"run": options("train", [])["run"] | cfg["run"]}
+
+
 def relocated(node: Any, old: str, new: str) -> Any:
     """The configuration with every path below folder `old` put below `new`: a run's folder may be moved."""
     if isinstance(node, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def export_run(
     Args:
         run_dir: the run's folder.
         checkpoint: "last", "best" (lowest held-out loss) or a step; None: the finished student/, else "last".
-        output: folder, replaced when it exists; None: student/, of a checkpoint export/step_<step> in the run's folder.
+        output: folder, new or of an earlier export, which is replaced; None: student/, of a checkpoint
+            export/step_<step>, in the run's folder.
         push_to_hub: "owner/name", created if need be.
         private: of a repository created here.
         license: for the card; None: the run's.
@@ -48,22 +50,48 @@ def export_run(
 
     Raises:
         RunStateError: not a run, or no such or a damaged checkpoint.
-        ConfigError, StorageError: the licence, name or token is wrong; the folder or the hub cannot be written to.
+        ConfigError, StorageError: the licence, name, token or output is wrong; the folder or the hub cannot be
+            written to.
     """
     check_license(license, key="license")
+    folder = RunFolder(run_dir, new=False, held=False)
+    place = None if output is None else _check_output(output, folder.path)
     if push_to_hub is not None:
         _check_hub(push_to_hub, private)
-    folder = RunFolder(run_dir, new=False, held=False)
     config = folder.config
     config["run"]["license"] = license or config["run"].get("license")
     if checkpoint is None and folder.finished_step is not None:
-        target = Path(output) if output else folder.path / STUDENT
+        target = place or folder.path / STUDENT
         _export_finished(folder, config, folder.finished_step, target, push_to_hub)
     else:
         source = _find_checkpoint(folder.path / CHECKPOINTS, str(checkpoint or "last"))
-        target = Path(output) if output else folder.path / EXPORTS / source.name
+        target = place or folder.path / EXPORTS / source.name
         _export_checkpoint(folder, config, source, target, push_to_hub)
     return target, _push(target, push_to_hub, private=private) if push_to_hub else None
+
+
+def _check_output(output: str, run: Path) -> Path:
+    """The folder to write: what stands there will be removed, so it has to be an earlier export or empty."""
+    place = Path(os.path.expanduser(str(output)))
+    target, run = place.resolve(), run.resolve()
+    if run.is_relative_to(target):
+        problem = "holds the run itself"
+    elif target.is_relative_to(run / CHECKPOINTS):
+        problem = "is among the run's checkpoints"
+    elif target.exists() and not _replaceable(target):
+        problem = "holds something else than an exported model, which would be removed"
+    else:
+        return place
+    raise ConfigError(problem, key="output", value=output, fix="name a new folder")
+
+
+def _replaceable(target: Path) -> bool:
+    """Whether a folder is empty or holds what an export writes: a model with distillkit's card, no folders."""
+    content = {path.name: path for path in target.iterdir()} if target.is_dir() else {"": target}
+    exported = {"config.json", "model.safetensors", CARD} <= content.keys() and not any(
+        path.is_dir() for path in content.values()
+    )
+    return not content or (exported and "distillkit" in content[CARD].read_text(errors="replace"))
 
 
 def _export_finished(folder: RunFolder, config: dict[str, Any], step: int, target: Path, name: str | None) -> None:
@@ -89,7 +117,7 @@ def _export_checkpoint(
 
 def _card(folder: RunFolder, config: dict[str, Any], figures: dict[str, Any], step: int, name: str | None) -> str:
     return model_card(
-        config, folder.facts, figures, folder.overrides, step=step, ranks=building.ranks(config), name=name
+        config, folder.facts, figures, folder.commands, step=step, ranks=building.ranks(config), name=name
     )
 
 
@@ -119,9 +147,10 @@ def _check_hub(name: str, private: Any) -> None:
         raise ConfigError("not a switch", key="private", value=private, allowed="true, false")
     try:
         validate_repo_id(name)
+        whole = name.count("/") == 1
     except HFValidationError:
-        name = ""
-    if name.count("/") != 1:
+        whole = False
+    if not whole:
         raise ConfigError("not a repository's name", key="push_to_hub", value=name, allowed="owner/name")
     if get_token() is None:
         raise ConfigError("no token for the hub", key="push_to_hub", value=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from distillkit.training.loggers import MetricsFile
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -43,7 +44,7 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """
     with RunFolder(cfg["run"]["dir"], new=True, held=config.is_first_rank()) as folder:
         parts = build(cfg)
-        return _fit(cfg, overrides, parts, folder, None)
+        return _fit(cfg, overrides, [], parts, folder, None)
 
 
 def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
@@ -61,9 +62,9 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     """
     with RunFolder(run_dir, new=False, held=config.is_first_rank()) as folder:
         facts = folder.facts
-        began, here = facts["config"], str(folder.path.resolve())
+        began, here = config.completed(facts["config"]), str(folder.path.resolve())
         began = config.relocated(began, began["run"]["dir"], here)
-        stored = folder.config
+        stored = config.completed(folder.config)
         cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
         validation.validate(cfg)
         _refuse_changes(began, cfg)
@@ -83,7 +84,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if 0 < steps < step:
             raise RunStateError(f"the run is at step {step} already", key="trainer.max_steps", value=steps,
                                 allowed=f">= {step}")  # fmt: skip
-        return _fit(cfg, [*folder.overrides, *overrides], parts, folder, checkpoint)
+        return _fit(cfg, folder.overrides, overrides, parts, folder, checkpoint)
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -109,7 +110,12 @@ def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
 
 
 def _fit(
-    cfg: dict[str, Any], overrides: list[str], parts: Parts, folder: RunFolder, checkpoint: Path | None
+    cfg: dict[str, Any],
+    overrides: list[str],
+    changes: list[str],
+    parts: Parts,
+    folder: RunFolder,
+    checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
@@ -117,7 +123,8 @@ def _fit(
     folder.write_config(cfg, overrides, _facts(cfg, parts))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
-    folder.event("resume" if checkpoint else "start", step=step, steps=steps, version=__version__)
+    name = "resume" if checkpoint else "start"
+    folder.event(name, step=step, steps=steps, version=__version__, overrides=changes)
     _say(f"{folder.path}: {parts.student.report.summary()[0]}; {parts.data.prepare().stats['train']['rows']:,}"
          f" rows to train on, steps {step} to {steps}")  # fmt: skip
     with tracking.tracked(trainer.loggers, folder.path, cfg, step):
@@ -137,7 +144,7 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
     )  # fmt: skip
     folder.write_evaluation(figures)
     step = trainer.global_step
-    card = model_card(cfg, folder.facts, figures, folder.overrides, step=step, ranks=trainer.world_size)
+    card = model_card(cfg, folder.facts, figures, folder.commands, step=step, ranks=trainer.world_size)
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
     folder.event("finish", step=step)
     if cfg["run"]["report"]:
@@ -146,13 +153,17 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
 
 
 def _report(folder: Path) -> None:
-    """The run's page. The run is complete without it, so that nothing about it may make the run fail."""
+    """The run's page. The run is complete without it, so that nothing about it, not even a stop, makes the run fail."""
     from distillkit.report import write_report  # late: matplotlib takes a second
 
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         write_report([folder])
-    except Exception as error:
-        _say(f"warning: no report ({' '.join(str(error).split())}); try: distillkit report {folder}")
+    except (Exception, KeyboardInterrupt) as error:
+        reason = " ".join(str(error).split()) or "stopped"
+        _say(f"warning: no report ({reason}); try: distillkit report {folder}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:

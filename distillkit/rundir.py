@@ -133,7 +133,7 @@ class RunFolder:
 
         Args:
             config: settled.
-            overrides: as typed, those of a resume after the first.
+            overrides: train's, as typed.
             facts: plain values that resume must find unchanged (the corpus), and what is good to know.
         """
         if self.held:
@@ -162,8 +162,13 @@ class RunFolder:
 
     @property
     def overrides(self) -> list[str]:
-        """overrides.yaml: as typed, those of a resume after the first."""
+        """overrides.yaml: train's, as typed."""
         return yaml.safe_load((self.path / OVERRIDES).read_text())
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The overrides of train, then those of each resume that had any, as typed."""
+        return [self.overrides, *(event["overrides"] for event in read_events(self.path) if event.get("overrides"))]
 
     @property
     def facts(self) -> dict[str, Any]:

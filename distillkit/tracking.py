@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
     finished, failed, preempted (after SIGTERM) or crashed (killed).
 
     With `offline=false`, but no answer, good key or run within 10 s and `settings.init_timeout`, one warning is
-    printed and the run is logged offline.
+    printed and the run is logged offline. Once it is open, W&B never decides about the run: what fails is left out
+    with one warning, since metrics.csv has every figure.
 
     Args:
         loggers: the Trainer's.
@@ -47,23 +48,24 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
     if logger is None:
         yield
         return
-    node = next(node for node in config["logger"].values() if node["_target_"].endswith("WandbLogger"))
     with _environment(folder):
-        _open(logger, online=not node.get("offline", False), folder=folder)
-        run = logger.experiment
-        run.config.update(without_secrets(config), allow_val_change=True)
-        run.name = node.get("name") or "/".join(folder.resolve().parts[-2:])
-        _catch_up(logger, folder / METRICS, step)
-        code = 0
+        # Lightning tells neither in public; a subclass has its own _target_, so that the configuration does not either
+        _open(logger, online=not logger._offline, folder=folder)
+        guard, run, code = _Guard(folder), logger.experiment, 0
+        send = logger.log_metrics
+        logger.log_metrics = partial(guard, send)  # type: ignore[method-assign]
         try:
+            guard(run.config.update, without_secrets(config), allow_val_change=True)
+            guard(setattr, run, "name", logger._name or "/".join(folder.resolve().parts[-2:]))
+            guard(_catch_up, logger, folder / METRICS, step)
             yield
         except BaseException as error:
             code = getattr(error, "exit_code", 1)
             if isinstance(error, Preempted):
-                run.mark_preempting()
+                guard(run.mark_preempting)
             raise
         finally:
-            _close(logger, code, folder)
+            _close(logger, code, folder, guard)
 
 
 def attach_report(logger: WandbLogger, folder: Path) -> None:
@@ -109,7 +111,9 @@ def _open(logger: WandbLogger, *, online: bool, folder: Path) -> None:
     """Opens the logger's run; offline, with one warning, when that is not possible online."""
     import wandb
 
-    wandb.setup()  # reads WANDB_SILENT
+    if not online and os.environ.get("WANDB_MODE") != "disabled":
+        os.environ["WANDB_MODE"] = "offline"  # Lightning sets it when setup has looked already and asked for the server
+    wandb.setup()  # reads WANDB_SILENT and WANDB_MODE
     if not online or os.environ.get("WANDB_MODE", "online") != "online":
         _ = logger.experiment
         return
@@ -128,23 +132,41 @@ def _open(logger: WandbLogger, *, online: bool, folder: Path) -> None:
 
 def _catch_up(logger: WandbLogger, metrics: Path, step: int) -> None:
     sent = logger.experiment.summary.get("trainer/global_step", 0)  # known online, none offline
-    for row in read_metrics(metrics) if step > sent else []:
+    for row in read_metrics(metrics) if step > sent and metrics.exists() else []:
         at = int(row.pop("step"))
         if sent < at <= step:
             logger.log_metrics({name: float(value) for name, value in row.items()}, at)
 
 
-def _close(logger: WandbLogger, code: int, folder: Path) -> None:
-    """Closes the run, so that the next one in this process has an id of its own. Never raises: the run is done."""
+def _close(logger: WandbLogger, code: int, folder: Path, guard: _Guard) -> None:
+    """Closes the run, so that the next one in this process has an id of its own."""
     import wandb
 
-    attach = partial(attach_report, logger, folder)
-    for close in (*([attach] if code == 0 else []), partial(logger.experiment.finish, exit_code=code)):
+    if code == 0:
+        guard(attach_report, logger, folder)
+    guard(logger.experiment.finish, exit_code=code)
+    wandb.run = None  # a finish that fails leaves it, and the next WandbLogger would take it for its own
+    guard(wandb.teardown)
+
+
+class _Guard:
+    """Calls W&B; a failure is one warning, however often it is met.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._warned = folder, False
+
+    def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Calls it and returns nothing."""
         try:
-            close()
-        except Exception as error:
-            _warn(f"not everything was sent ({' '.join(str(error).split())})", folder)
-    wandb.teardown()
+            call(*args, **kwargs)
+        except (Exception, SystemExit) as error:  # teardown exits when its service ended badly
+            if not self._warned:
+                _warn(f"not everything was sent ({' '.join(str(error).split())})", self._folder)
+            self._warned = True
 
 
 def _warn(problem: str, folder: Path) -> None:

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distillkit.report.page import print_models
-from distillkit.rundir import CONFIG, EVALUATION
+from distillkit.rundir import CONFIG, EVENTS
+from distillkit.status import read_status
 
 BASE = Path("runs/demo")
 RUNS = {
@@ -53,10 +53,10 @@ def train(name: str, overrides: list[str]) -> int:
     """Starts a run, or continues it unless it has finished; returns its exit code."""
     folder, (experiment, what) = BASE / name, RUNS[name]
     print(f"\n== {list(RUNS).index(name) + 1} of {len(RUNS)}: {what}")
-    if (folder / EVALUATION).is_file():
-        print(f"{folder} has finished")
-        return 0
     if (folder / CONFIG).is_file():
+        if read_status(str(folder))["state"] == "finished":
+            print(f"{folder} has finished")
+            return 0
         return Command("resume", str(folder)).exit_code()
     # one page of all three at the end, instead of one each
     words = [f"experiment={experiment}", "run.report=false", f"run.dir={folder}", *overrides]
@@ -66,9 +66,13 @@ def train(name: str, overrides: list[str]) -> int:
 def report() -> int:
     """Writes the page where it is missing or older than a run; returns the exit code."""
     page, folders = BASE / "report.json", [BASE / name for name in RUNS]
-    if page.is_file() and page.stat().st_mtime > max((f / EVALUATION).stat().st_mtime for f in folders):
-        print_models(json.loads(page.read_text()))
-        return 0
+    if page.is_file() and page.stat().st_mtime > max((f / EVENTS).stat().st_mtime for f in folders):
+        facts = json.loads(page.read_text())
+        if list(facts["runs"]) == list(RUNS):
+            from distillkit.report.page import print_models  # late: it takes seconds, and nothing is on the screen yet
+
+            print_models(facts)
+            return 0
     return Command("report", *map(str, folders), f"output={BASE}").exit_code()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from distillkit import __version__
 from distillkit.evaluation.summary import print_table
 from distillkit.rundir import CONFIG, EVALUATION
+from distillkit.status import read_status
 
 EXPERIMENTS = ("demo_distilbert", "demo_no_teacher")
 
@@ -39,11 +40,13 @@ def main() -> None:
         if (folder / CONFIG).is_file():
             command("resume", str(folder))
         else:
-            command("train", f"experiment={experiment}", f"seed={seed}", "run.report=false", f"run.dir={folder}")
+            words = [f"experiment={experiment}", f"seed={seed}", f"run.dir={folder}", "run.evaluation_batches=null"]
+            command("train", *words, "run.report=false")
     figures = {folder: json.loads((folder / EVALUATION).read_text()) for _, _, folder in folders}
     runs = [{"experiment": e, "seed": seed, **figures[folder]["student"]} for e, seed, folder in folders]
     teacher = figures[folders[0][2]]["teacher"]
-    result = {"version": __version__, "cpus": os.cpu_count(), "teacher": teacher, "runs": runs}
+    steps = read_status(str(folders[0][2]))["steps"]
+    result = {"version": __version__, "cpus": os.cpu_count(), "steps": steps, "teacher": teacher, "runs": runs}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print_table({"teacher": teacher} | {f"{r['experiment']} seed {r['seed']}": r for r in runs})

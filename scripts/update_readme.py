@@ -73,9 +73,8 @@ def control_table(control: Mapping[str, Any]) -> str:
     teacher = control["teacher"]
     cells = [QUALITY[key].format(teacher[key]) if key in teacher else "-" for key in QUALITY]
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in control["runs"]))
-    return "\n".join(
-        [*lines, f"| the teacher | {' | '.join(cells)} |", "", f"(Mean over seeds {seeds}; each in brackets.)"]
-    )
+    how = f"({control['steps']} steps, the whole held-out text; mean over seeds {seeds}, each in brackets.)"
+    return "\n".join([*lines, f"| the teacher | {' | '.join(cells)} |", "", how])
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:

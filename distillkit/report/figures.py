@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from distillkit.students.transfer import layer_ranges
+
 FIGURES = "figures"
 LABELLED = 5
 """Most points whose names stand beside them; the names of more stand below the figure."""
@@ -246,17 +248,12 @@ def _paint_layers(runs: Mapping[str, Any], name: str, axes: Axes, theme: Theme) 
         for origin in block["origins"]:
             axes.plot([middle, origin], [0.82, 0.2], color=color, lw=1.5, zorder=1)
         times = len(block["layers"])
-        text = f"one block, used {times} times" if len(blocks) == 1 < times else _range(block["layers"])
+        text = f"one block, used {times} times" if len(blocks) == 1 < times else layer_ranges(block["layers"])
         _box(axes, middle, 1, text, color, theme)
     axes.text(-0.5, 1.42, "student layers", fontsize=9, va="center")
     source = layers["source"]
     text = "teacher layers" if source == "teacher" else f"layers of {_short(source)}"
     axes.text(-0.5, -0.5, text, fontsize=9, va="center")
-
-
-def _range(layers: list[int]) -> str:
-    """Consecutive layers in short: "3", or "3-5" where one block serves them all."""
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
 
 
 def _box(axes: Axes, x: float, y: float, text: str, edge: str, theme: Theme) -> None:

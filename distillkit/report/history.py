@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distillkit.redaction import last_name, shown_commands
 from distillkit.rundir import BEGINNINGS, METRICS, RunFolder, read_events, read_metrics
 from distillkit.status import read_status
 
@@ -27,7 +27,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         folder: of a run, finished or not.
 
     Returns:
-        Plain values: folder, version, threads, command (repeats the run), state, step, steps and error (as of
+        Plain values: folder, version, threads, commands (repeat the run), state, step, steps and error (as of
         `read_status`), evaluated_step, sessions, seconds, tokens, tokens_per_second (None where unknown), weights (of
         the loss, by term), temperature (None without one), layers (`read_layers`), curves (`read_curves`).
     """
@@ -40,7 +40,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "folder": str(folder.path),
         "version": facts["version"],
         "threads": facts["threads"],
-        "command": repeat_command(folder.overrides),
+        "commands": shown_commands(folder.commands, paths=True),
         **{name: status[name] for name in ("state", "step", "steps", "error")},
         "evaluated_step": max((event["step"] for event in events if event["event"] == "finish"), default=None),
         "sessions": sum(event["event"] in BEGINNINGS for event in events),
@@ -93,16 +93,6 @@ def thinned(curve: list[list[float]]) -> list[list[float]]:
     return [curve[number] for number in np.linspace(0, len(curve) - 1, POINTS).round().astype(int)]
 
 
-def repeat_command(overrides: list[str]) -> str:
-    """The shell command that makes a run again, in a folder of its own.
-
-    Args:
-        overrides: as typed.
-    """
-    words = [word for word in overrides if word.partition("=")[0] != "run.dir"]
-    return shlex.join(["distillkit", "train", *words])
-
-
 def read_layers(facts: dict[str, Any], init_from: str | None) -> dict[str, Any]:
     """Which source layer went into which student layer.
 
@@ -125,5 +115,5 @@ def read_layers(facts: dict[str, Any], init_from: str | None) -> dict[str, Any]:
             blocks.append({"layers": [layer], "origins": origins})
     numbers = [int(found.group(1)) for name in transfer["source"] if (found := _LAYER.search(name))]
     numbers += [origin for _, origins in pairs for origin in origins]
-    source = "teacher" if init_from is None else Path(init_from).name
+    source = "teacher" if init_from is None else last_name(init_from)
     return {"source": source, "source_layers": max(numbers, default=-1) + 1, "blocks": blocks}

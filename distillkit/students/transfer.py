@@ -51,7 +51,7 @@ class TransferReport:
         if frozen := sum(how.endswith(FROZEN) for how in self.student.values()):
             lines.append(f"frozen: {frozen} weights")
         if self.layer_map:
-            lines.append("layers: " + ", ".join(f"{k} <- {_ranges(v)}" for k, v in self.layer_map.items()))
+            lines.append("layers: " + ", ".join(f"{k} <- {layer_ranges(v)}" for k, v in self.layer_map.items()))
         if self.embedding_energy is not None:
             lines.append(f"embeddings: the factorized table keeps {self.embedding_energy:.1%} of the energy")
         if self.embedding_residual is not None:
@@ -249,7 +249,7 @@ def _kind(how: str) -> str:
     return next(kind for kind in KINDS if how.startswith(kind))
 
 
-def _ranges(layers: list[int]) -> str:
+def layer_ranges(layers: list[int]) -> str:
     """Ascending layers in short: [0, 1, 2, 5] -> "0-2+5"."""
     runs: list[list[int]] = []
     for layer in layers:

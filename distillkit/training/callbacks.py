@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit.errors import Preempted
-from distillkit.progress import duration
+from distillkit.progress import activity, duration, wants_lines
 from distillkit.storage import remove_folder
 from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
 from distillkit.training.module import DistillationModule
@@ -138,6 +139,8 @@ class Checkpointer(pl.Callback):
 class ProgressReport(pl.Callback):
     """A bar on a terminal, a line now and then elsewhere: steps, tokens/s, each raw term, time left.
 
+    With --verbose the lines come at even times, also while a step takes longer (`progress.activity`).
+
     Args:
         seconds_between_lines: at most, where stderr is not a terminal and a step is shorter than that.
     """
@@ -146,6 +149,8 @@ class ProgressReport(pl.Callback):
         self.seconds_between_lines = seconds_between_lines
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
+        self._verbose = contextlib.ExitStack()
+        self._beat: Callable[[str], None] | None = None
         self._task = TaskID(0)
         self._last_line = self._last_batch = self._started = 0.0
         self._first_step = self._shown_step = 0
@@ -158,6 +163,8 @@ class ProgressReport(pl.Callback):
             self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
             self._bar.start()
             self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
+        elif trainer.is_global_zero and wants_lines():
+            self._beat = self._verbose.enter_context(activity(f"step {trainer.global_step}/{trainer.max_steps}"))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -168,10 +175,12 @@ class ProgressReport(pl.Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, figures=figures(pl_module))
         elif self._is_time():
-            self._line(trainer, pl_module)
+            self._step_line(trainer, pl_module)
 
     def _is_time(self) -> bool:
         """Whether to print a line now, because after one more batch like the last it would be late."""
+        if self._beat is not None:
+            return True
         now = time.perf_counter()
         taken, self._last_batch = now - self._last_batch, now
         return now + taken - self._last_line > self.seconds_between_lines
@@ -180,7 +189,7 @@ class ProgressReport(pl.Callback):
         """Says that validation is going on."""
         if trainer.is_global_zero and self._bar is None:
             if self._is_time():
-                self._say(f"step {trainer.global_step}/{trainer.max_steps}  validating")
+                self._line(f"step {trainer.global_step}/{trainer.max_steps}  validating")
         elif self._bar is not None:
             self._bar.update(self._task, figures="validating")
 
@@ -191,10 +200,11 @@ class ProgressReport(pl.Callback):
             self._say(f"step {trainer.global_step}: held-out " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the bar."""
-        if self._bar is None and trainer.is_global_zero and trainer.global_step != self._shown_step:
-            self._line(trainer, pl_module)
+        """Closes the bar, or prints a last line."""
+        unsaid = self._bar is None and (self._beat is not None or trainer.global_step != self._shown_step)
         self._close()
+        if unsaid and trainer.is_global_zero:
+            self._step_line(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the bar."""
@@ -204,12 +214,21 @@ class ProgressReport(pl.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        self._verbose.close()
+        self._beat = None
 
-    def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _step_line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._shown_step = trainer.global_step
         done = trainer.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
-        self._say(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
+        self._line(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
+
+    def _line(self, text: str) -> None:
+        """A line, or what the next of the even lines says."""
+        if self._beat is not None:
+            self._beat(text)
+        else:
+            self._say(text)
 
     def _say(self, text: str) -> None:
         self._last_line = time.perf_counter()

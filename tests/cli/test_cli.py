@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ import torch
 import yaml
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
+from distillkit.building import ranks
 from distillkit.hashing import weights_hash
+from distillkit.status import read_status
 from tests.faults.fixtures import Call, Say, Start
 from tests.faults.harness import CHECKOUT, CliProcess, Inputs, Run, make_bert, make_tokenizer
 
@@ -50,6 +53,57 @@ def test_round_trip_of_the_verbs_works_with_a_teacher_of_ones_own(
     seconds = time.monotonic() - began
     say(f"train, info, evaluate, hash, resume: {seconds:.1f} s")
     assert seconds < 120
+
+
+def test_run_is_finished_when_stopped_or_failing_while_its_page_is_written(
+    call: Call, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(folders: list[Path]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    def failing(folders: list[Path]) -> None:
+        raise MemoryError("no room for a figure")
+
+    for page, reason in ((stopped, "stopped"), (failing, "no room for a figure")):
+        run = tmp_path / page.__name__
+        monkeypatch.setattr("distillkit.report.write_report", page)
+        done = call("train", *inputs.words(), *SHORT, "run.report=true", f"run.dir={run}")
+        assert done.code == 0 and f"warning: no report ({reason}); try: distillkit report {run}" in done.err
+        assert read_status(str(run))["state"] == "finished" and not (run / "error.log").exists()
+
+
+def test_run_of_an_older_version_goes_on_when_it_lacks_newer_keys(call: Call, inputs: Inputs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("train", *inputs.words(), *SHORT, f"run.dir={run}").code == 0
+    config, facts = yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "run.json").read_text())
+    for key in ("id", "license", "report"):
+        del config["run"][key], facts["config"]["run"][key]
+    del facts["tokens_per_step"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "run.json").write_text(json.dumps(facts))
+    done = call("resume", str(run), "trainer.max_steps=3", "run.report=false")
+    assert done.code == 0, done.err
+    assert Run(run).starts() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"), [(2, 4), ("2", 4), ([0, 1, 3], 6), ("0,1,", 4), ("auto", 2), (-1, 2)], ids=str
+)
+def test_ranks_are_counted_as_lightning_does_when_devices_are_written_otherwise(devices: object, expected: int) -> None:
+    trainer = {"devices": devices, "num_nodes": 2, "accelerator": "cpu"}
+    assert ranks({"trainer": trainer}) == expected
+
+
+def test_command_is_kept_whole_when_it_names_a_folder_of_configuration(
+    call: Call, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[str]] = []
+    monkeypatch.setattr("distillkit.run.train", lambda cfg, words: kept.append(words) or {})
+    words = [*inputs.words(), f"run.dir={tmp_path / 'run'}"]
+    assert call("train", *words, "--config-dir", str(tmp_path)).code == 0
+    assert call("train", *words).code == 0
+    assert kept == [[f"--config-dir={tmp_path}", *words], words]
 
 
 def test_student_folder_loads_when_distillkit_cannot_be_imported(call: Call, inputs: Inputs, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_command_composes_and_validates_when_shown(command: Command, monkeypatch
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_and_scripts_are_there_when_a_page_names_them(page: Path) -> None:
     text = page.read_text()
-    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+    named = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"\b(?:src|srcset)=\"([^\"]+)\"", text)
+    targets = [target for target in named if not re.match(r"[a-z]+:", target)]
     missing = []
     for target in targets:
         name, _, anchor = target.partition("#")

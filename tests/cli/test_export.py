@@ -82,8 +82,8 @@ def flip(run: Run) -> None:
         (["chekpoint=last"], "did you mean checkpoint?"),
         (["license=apache"], "did you mean apache-2.0?"),
         (["push_to_hub=me/model", "private=maybe"], "private=maybe"),
-        (["push_to_hub=model"], "owner/name"),
-        (["push_to_hub=a/b/c"], "owner/name"),
+        (["push_to_hub=model"], "error: push_to_hub=model: not a repository's name; allowed: owner/name"),
+        (["push_to_hub=a/b/c"], "error: push_to_hub=a/b/c: "),
         (["push_to_hub=me/model"], "HF_TOKEN"),
         (["checkpoint=last"], "state.pt differs from the manifest"),
     ],
@@ -102,6 +102,50 @@ def test_export_is_refused_in_one_line_when_it_cannot_be_done(
     assert line.startswith("error: ")
     assert expected in line
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+
+
+OCCUPIED = {
+    "the run": ("run", "holds the run itself"),
+    "above the run": (".", "holds the run itself"),
+    "the checkpoints": ("run/checkpoints", "checkpoints"),
+    "below the checkpoints": ("run/checkpoints/new", "checkpoints"),
+    "files of someone": ("models", "holds something else"),
+    "files of someone, at home": ("~/models", "holds something else"),
+    "a model that was not exported": ("bert", "holds something else"),
+    "an export and more": ("more", "holds something else"),
+    "a file": ("models/notes.txt", "holds something else"),
+}
+
+
+@pytest.mark.parametrize(("output", "problem"), OCCUPIED.values(), ids=OCCUPIED)
+def test_export_removes_nothing_when_something_else_is_in_its_place(
+    output: str, problem: str, run: Run, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "notes.txt").write_text("mine")
+    for name in ("bert", "more"):
+        shutil.copytree(run.path / "student", tmp_path / name)
+    (tmp_path / "bert" / "README.md").write_text("# BERT")
+    (tmp_path / "more" / ".git").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    place = output if output.startswith("~") else tmp_path / output
+    result = call("export", str(run.path), f"output={place}")
+    (line,) = result.err.splitlines()
+    assert (result.code, result.out) == (2, "")
+    assert line.startswith(f"error: output={place}: ") and problem in line
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_export_takes_the_place_of_an_earlier_one_when_made_again(
+    run: Run, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "small").mkdir()
+    for words in (["license=mit"], ["license=apache-2.0"]):
+        assert call("export", str(run.path), "output=~/small", *words).code == 0
+    assert ModelCard.load(tmp_path / "small" / "README.md").data.license == "apache-2.0"
+    assert weights_hash(tmp_path / "small") == weights_hash(run.path / "student")
 
 
 # --- the hub -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -71,3 +72,12 @@ def test_readme_tables_are_those_of_the_json_files_when_rendered() -> None:
     spec.loader.exec_module(module)
     assert module.filled(README) == README, "run scripts/update_readme.py"
     assert module.filled(README.replace("%", "")) == README, "a table is missing its markers"
+
+
+def test_figures_are_those_of_the_experiments_when_their_steps_change() -> None:
+    figures = ROOT / "docs" / "figures"
+    demo, control = (json.loads((figures / f"{name}.json").read_text()) for name in ("demo", "control"))
+    for experiment in ("demo_distilbert", "demo_albert", "demo_no_teacher"):
+        steps = config.load("train", [f"experiment={experiment}"])[0].trainer.max_steps
+        assert control["steps"] == steps and {run["step"] for run in demo["runs"].values()} == {steps}
+    assert len({run["seed"] for run in control["runs"]}) >= 2

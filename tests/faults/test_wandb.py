@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def test_killed_run_is_one_wandb_run_with_the_metrics_of_the_table_when_resumed(
     assert len([row for row in parts[1].rows if "train/loss" in row]) == MAX_STEPS
     assert parts[1].config["optimizer"]["lr"] == 5e-4
     assert parts[1].summary["evaluation"]["student"]["top1"] > 0
+
+
+def test_run_goes_on_when_it_was_stopped_before_its_first_row(inputs: Inputs, start: Start, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), Recipe(more=("logger=wandb",))
+    process = start(*recipe.words(inputs, every=50), "trainer.log_every_n_steps=100", f"run.dir={run.path}")
+    process.wait_until(lambda: process.step >= 3)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert run.checkpoints() and not (run.path / "metrics.csv").exists()
+    resumed = start("resume", str(run.path)).succeed()
+    assert "warning:" not in resumed.stderr
+    assert [part.exit_code for part in sessions(run.path)] == [143, 0]
 
 
 def test_run_ends_with_the_same_weights_and_one_warning_when_wandb_is_out_of_reach(

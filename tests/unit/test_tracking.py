@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,10 +42,12 @@ def compose(folder: Path, *overrides: str) -> dict[str, Any]:
     return config.settle(*config.load("train", words))
 
 
-def log(cfg: dict[str, Any], error: BaseException | None = None, after: int = 0) -> Session:
+def log(
+    cfg: dict[str, Any], error: BaseException | None = None, after: int = 0, kind: type[WandbLogger] = WandbLogger
+) -> Session:
     """Three optimizer steps after step `after` of a run that ends with `error`, and the session they left."""
     folder, node = Path(cfg["run"]["dir"]), dict(cfg["logger"]["wandb"])
-    logger = WandbLogger(**{key: value for key, value in node.items() if key != "_target_"})
+    logger = kind(**{key: value for key, value in node.items() if key != "_target_"})
     expected = pytest.raises(type(error)) if error else contextlib.nullcontext()
     with expected, tracked([logger], folder, cfg, after):
         for step in range(after + 1, after + 4):
@@ -95,9 +98,12 @@ def test_nothing_is_written_outside_the_folder_when_a_run_is_logged(
 @pytest.mark.parametrize(
     ("key", "kept"),
     [
-        *((key, True) for key in ("tokenizer", "batch_tokens", "mask_token_id", "tokens", "key", "path", "patience")),
+        *((key, True) for key in ("tokenizer", "batch_tokens", "mask_token_id", "key", "path", "patience")),
+        *((key, True) for key in ("mask_token", "PAD_TOKEN", "eos_token", "max_tokens", "author", "keyword")),
         *((key, False) for key in ("token", "hf_token", "HF_TOKEN", "password", "api_key", "apikey", "client_secret")),
         *((key, False) for key in ("secret_access_key", "credentials", "passwd", "API_KEY", "private_key")),
+        *((key, False) for key in ("auth", "http_auth", "Authorization", "bearer", "pwd", "wandb_key", "tokens")),
+        *((key, False) for key in ("hf_tokens", "oauth", "X-API-Key", "accessToken", "passphrase")),
     ],
 )
 def test_secret_is_known_by_its_key_when_the_configuration_is_sent(key: str, kept: bool) -> None:
@@ -142,6 +148,51 @@ def test_later_session_has_the_id_and_the_earlier_figures_when_a_run_is_continue
     assert [first.exit_code, second.exit_code] == [1, 0]
 
 
+def test_nothing_is_missed_when_a_run_is_continued_that_had_logged_nothing(
+    settled: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    session = log(settled, after=3)
+    assert sorted(session.history("train/loss")) == [4, 5, 6]
+    assert capfd.readouterr().err == ""
+
+
+def test_run_goes_on_with_one_warning_when_the_service_dies(
+    settled: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, node = Path(settled["run"]["dir"]), dict(settled["logger"]["wandb"])
+    logger = WandbLogger(**{key: value for key, value in node.items() if key != "_target_"})
+    (folder / "evaluation.json").write_text("{}")
+    with tracked([logger], folder, settled, 0):
+        logger.log_metrics({"train/loss": 1.0}, 1)
+        for service in services():
+            os.kill(service, signal.SIGKILL)
+        time.sleep(0.5)  # until the connection is known to be lost
+        for step in (2, 3):
+            logger.log_metrics({"train/loss": 1.0}, step)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: W&B: not everything was sent")
+    other = compose(folder.parent / "other", "logger=wandb")
+    assert log(other).exit_code == 0
+
+
+def test_error_of_the_run_is_what_is_raised_when_the_service_is_dead_too(settled: dict[str, Any]) -> None:
+    folder, node = Path(settled["run"]["dir"]), dict(settled["logger"]["wandb"])
+    logger = WandbLogger(**{key: value for key, value in node.items() if key != "_target_"})
+    with pytest.raises(Preempted, match="stopped"), tracked([logger], folder, settled, 0):
+        for service in services():
+            os.kill(service, signal.SIGKILL)
+        time.sleep(0.5)
+        raise Preempted("stopped")
+
+
+def services() -> list[int]:
+    """The pids of this process's wandb-core."""
+    children = [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    found = [pid for pid in children if "wandb-core" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert found
+    return found
+
+
 def test_report_is_attached_when_the_folder_has_one(settled: dict[str, Any]) -> None:
     folder = Path(settled["run"]["dir"])
     (folder / "figures").mkdir()
@@ -177,9 +228,12 @@ def test_wandb_is_not_imported_when_no_logger_uses_it() -> None:
 
 
 class _Refusing(BaseHTTPRequestHandler):
-    """A W&B server that knows no key."""
+    """A W&B server that knows no key and notes what it is asked for."""
+
+    asked: list[str]
 
     def do_POST(self) -> None:
+        self.asked.append(self.path)
         self.rfile.read(int(self.headers.get("content-length") or 0))
         body = b'{"errors":[{"message":"user is not logged in"}],"data":{"viewer":null}}'
         self.send_response(401)
@@ -187,28 +241,66 @@ class _Refusing(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_GET = do_HEAD = do_PUT = do_POST
+
     def log_message(self, *args: Any) -> None:
         """Silent."""
 
 
 @pytest.fixture
-def refusing() -> Iterator[str]:
+def asked() -> list[str]:
+    """What the server was asked for."""
+    return []
+
+
+@pytest.fixture
+def refusing(asked: list[str]) -> Iterator[str]:
     """The address of a server that refuses every key."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Refusing", (_Refusing,), {"asked": asked}))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def fall_back(folder: Path, address: str, key: str | None, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """An online run against an address, which has to end offline."""
-    for name, value in (("WANDB_MODE", "online"), ("WANDB_BASE_URL", address), ("HOME", str(folder / "home"))):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+def as_a_user(folder: Path, address: str, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that does not ask for offline, with a server's address and a key or none."""
+    monkeypatch.delenv("WANDB_MODE")
+    for name, value in (("WANDB_BASE_URL", address), ("HOME", folder / "home"), ("NETRC", folder / "netrc")):
+        monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     if key is not None:
         monkeypatch.setenv("WANDB_API_KEY", key)
+
+
+class OwnLogger(WandbLogger):
+    """A user's, with a _target_ of its own."""
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["no key", "a key"])
+@pytest.mark.parametrize("kind", [WandbLogger, OwnLogger])
+def test_nobody_is_contacted_when_the_logger_is_offline(
+    kind: type[WandbLogger],
+    key: str | None,
+    refusing: str,
+    asked: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    as_a_user(tmp_path, refusing, key, monkeypatch)
+    cfg = compose(tmp_path / "run", "logger=wandb", f"logger.wandb._target_={kind.__module__}.{kind.__qualname__}")
+    session = log(cfg, kind=kind)
+    assert (session.folder.name.startswith("offline-run-"), session.exit_code) == (True, 0)
+    assert session.name.endswith("/run")
+    assert asked == []
+    assert capfd.readouterr().err == ""
+    assert "WANDB_MODE" not in os.environ
+
+
+def fall_back(folder: Path, address: str, key: str | None, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """An online run against an address, which has to end offline."""
+    as_a_user(folder, address, key, monkeypatch)
     return log(compose(folder / "run", "logger=wandb_online"))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
 
-from distillkit.report.history import POINTS, read_curves, read_layers, read_run, repeat_command, thinned, time_spent
+from distillkit.report.history import POINTS, read_curves, read_layers, read_run, thinned, time_spent
 from distillkit.rundir import RunFolder
 from tests.unit.report.conftest import MakeRun
 
@@ -47,11 +46,6 @@ def test_curves_leave_out_what_is_no_number_when_read(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "absent.csv") == {}
 
 
-def test_command_survives_the_shell_and_names_no_folder_when_rebuilt() -> None:
-    typed = ["data.path='my texts/*.txt'", "student.layers=[0,2]", "run.dir=old", "tokenizer.path=$HOME/a b"]
-    assert shlex.split(repeat_command(typed)) == ["distillkit", "train", typed[0], typed[1], typed[3]]
-
-
 def test_run_says_how_far_it_is_when_interrupted(make_run: MakeRun, tmp_path: Path) -> None:
     events = [("start", 100.0, 0), ("checkpoint", 110.0, 6), ("resume", 500.0, 6)]
     run = read_run(reading(make_run(tmp_path / "run", events=events, figures=None, steps=20)))
@@ -68,6 +62,11 @@ def test_layers_share_a_block_when_the_student_does(make_run: MakeRun, tmp_path:
     assert single["blocks"] == [{"layers": [0], "origins": [0]}, {"layers": [1], "origins": [3]}]
     assert (single["source"], single["source_layers"]) == ("teacher", 4)
     assert read_run(reading(make_run(tmp_path / "control", teacher=None)))["layers"]["source"] == "my_bert"
+
+
+def test_layers_are_called_by_the_run_when_taken_from_its_student() -> None:
+    facts = {"student": {"unique_parameters": 1, "nominal_parameters": 1}, "transfer": {"layer_map": {}, "source": {}}}
+    assert read_layers(facts, "/runs/with_head/student")["source"] == "with_head"
 
 
 def test_layers_keep_a_block_each_when_groups_or_nothing_is_shared() -> None:

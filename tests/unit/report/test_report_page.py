@@ -100,7 +100,7 @@ def test_names_and_words_stay_text_when_hostile(found: dict[str, Any]) -> None:
     facts = copy.deepcopy(found)
     facts["runs"] = {HOSTILE if name == "albert" else name: run for name, run in facts["runs"].items()}
     facts["models"] = {HOSTILE if name == "albert" else name: model for name, model in facts["models"].items()}
-    facts["runs"][HOSTILE]["command"] = f"distillkit train '{HOSTILE}\n```\n# x'"
+    facts["runs"][HOSTILE]["commands"] = [f"distillkit train '{HOSTILE}\n```\n# x'"]
     facts["notes"].append(HOSTILE)
     facts["examples"] = [{"text": HOSTILE, "predictions": {HOSTILE: [{"token": "<b>|", "score": 0.5}]}}]
     for run in facts["runs"].values():
@@ -130,6 +130,23 @@ def test_figures_are_the_same_when_redrawn_from_the_json(found: dict[str, Any], 
 def test_rows_are_left_out_when_no_model_has_a_figure() -> None:
     models = {"teacher": {"role": "teacher", "layers": 6, "top1": None}, "a": {"role": "student", "layers": None}}
     assert model_table({"models": models}) == [("layers", ["6", "-"])]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_page_shows_every_command_and_no_secret_when_the_command_line_had_one(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "draw", lambda facts: [])
+    secrets = ("+logger.wandb.settings.api_key=S3CRET", "+logger.wandb.settings={api_key:S3CRET}")
+    run = make_run(tmp_path / "run", overrides=("experiment=demo", *secrets, "+run.dir=S3CRET"))
+    with (run / "events.jsonl").open("a") as events:
+        events.write(json.dumps({"time": 140.0, "event": "resume", "step": 12, "overrides": ["trainer.max_steps=20"]}))
+        events.write("\n")
+    files = document.write_report([run])["files"]
+    lines = ["    distillkit train experiment=demo", "    distillkit resume RUN_DIR trainer.max_steps=20"]
+    assert "\n".join(lines) in Path(files["markdown"]).read_text()
+    assert "\n".join(line.strip() for line in lines) in Path(files["html"]).read_text()
+    assert not [file for file in files.values() if "S3CRET" in Path(file).read_text()]
 
 
 @pytest.mark.usefixtures("cheap")
