@@ -65,6 +65,6 @@ def test_duration_is_said_as_a_person_does_when_rounded(seconds: float, text: st
 def test_training_says_the_time_left_as_a_person_does_when_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     report = ProgressReport()
     report._started, report._first_step = time.perf_counter() - 100, 10
-    trainer: Any = SimpleNamespace(global_step=20, max_steps=40)
-    report._line(trainer, LightningModule())
+    trainer: Any = SimpleNamespace(global_step=20, max_steps=40, is_global_zero=True)
+    report.on_train_end(trainer, LightningModule())
     assert capfd.readouterr().err.startswith("step 20/40  3 min 20 s left")
