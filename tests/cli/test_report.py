@@ -27,7 +27,9 @@ def test_report_is_printed_and_written_when_a_run_was_trained_and_continued(
     assert printed == json.loads((tmp_path / "page" / "report.json").read_text())
     facts = printed["runs"]["run"]
     assert (facts["state"], facts["step"], facts["sessions"], facts["tokens"]) == ("finished", 3, 2, 3 * 8 * 48)
-    assert "data=text" in facts["command"] and facts["command"].endswith("trainer.max_steps=3")
+    trained, *resumed = facts["commands"]
+    assert "data=text" in trained and trained.endswith("trainer.max_steps=2")
+    assert resumed == ["distillkit resume RUN_DIR trainer.max_steps=3"]
     measured = json.loads((run / "evaluation.json").read_text())["student"]
     assert printed["models"]["run"]["mlm_loss"] == measured["mlm_loss"]
     assert 0 < printed["models"]["run"]["latency_ms"] <= printed["models"]["run"]["latency_p95_ms"]
