@@ -176,9 +176,7 @@ class Objective(nn.Module):
         self, student: PreTrainedModel, teacher: HiddenSource | None, batch: Batch, terms: Mapping[str, Term]
     ) -> ObjectiveOutput:
         """As `forward`, for the given terms instead of the objective's own (metrics are terms too)."""
-        attended = torch.ones_like(batch.labels, dtype=torch.bool)
-        if batch.attention_mask is not None:
-            attended = batch.attention_mask.bool()
+        attended = None if batch.attention_mask is None else batch.attention_mask.bool()
         hidden = encode(student, batch.input_ids, batch.attention_mask)
         target = None
         if any(term.needs_teacher for term in terms.values()):
@@ -190,14 +188,14 @@ class Objective(nn.Module):
         if on_logits:
             everywhere = any(term.positions == "all" for term in on_logits.values())
             rows = attended if everywhere else batch.labels != IGNORE_INDEX
-            inputs = (hidden[rows], None if target is None else target[rows], batch.labels[rows])
+            inputs = (_rows(hidden, rows), None if target is None else _rows(target, rows), _rows(batch.labels, rows))
             share, sums = self._on_logits(student, teacher, inputs, on_logits, batch.totals)
             loss = loss + share
         for name, term in terms.items():
             if term.on == "hidden":
                 assert target is not None
-                own = hidden[attended]
-                sums[name] = term(self.projection(own) if self.projection else own, target[attended])
+                own = _rows(hidden, attended)
+                sums[name] = term(self.projection(own) if self.projection else own, _rows(target, attended))
                 loss = loss + sums[name].total * (term.weight / term.divisor(batch.totals))
         return ObjectiveOutput(loss, {name: LossSum(*(x.detach() for x in sums[name])) for name in terms})
 
@@ -230,6 +228,11 @@ class Objective(nn.Module):
         if self._head is None or self._head[0] is not student:
             self._head = (student, head_parameters(student))
         return self._head[1]
+
+
+def _rows(x: Tensor, chosen: Tensor | None) -> Tensor:
+    """[N, ...] the chosen positions of [B, T, ...]; with None all of them, as a view."""
+    return x.flatten(0, 1) if chosen is None else x[chosen]
 
 
 class _InChunks(torch.autograd.Function):

@@ -24,7 +24,7 @@ from distillkit.progress import activity
 from distillkit.teachers import load_model
 
 LENGTH = 128
-ROUNDS, WARM_UP, BLOCKS = 120, 10, 10
+ROUNDS, WARM_UP, BLOCKS = 60, 10, 10
 SECONDS_PER_MODEL = 15.0
 MEGABYTE = 1e6
 
