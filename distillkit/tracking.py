@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from distillkit.errors import Preempted
 from distillkit.redaction import without_secrets
 from distillkit.rundir import EVALUATION, METRICS, read_metrics
 
+_TEARDOWN_SECONDS = 5.0
 _REPORT, _FIGURES = "report.html", "figures"
 
 
@@ -124,7 +126,7 @@ def _open(logger: WandbLogger, *, online: bool, folder: Path) -> None:
             return
     except Exception as error:  # besides wandb's own, whatever its transport raises
         problem = " ".join(str(error).split())
-    wandb.teardown()  # forgets the mode and the service that is waiting for the server
+    _teardown()  # forgets the mode and the service that is waiting for the server
     os.environ["WANDB_MODE"] = "offline"
     _ = logger.experiment
     _warn(f"{problem}; logged offline", folder)
@@ -146,7 +148,29 @@ def _close(logger: WandbLogger, code: int, folder: Path, guard: _Guard) -> None:
         guard(attach_report, logger, folder)
     guard(logger.experiment.finish, exit_code=code)
     wandb.run = None  # a finish that fails leaves it, and the next WandbLogger would take it for its own
-    guard(wandb.teardown)
+    guard(_teardown)
+
+
+def _teardown() -> None:
+    """Ends W&B's service, which without an answer from its server now and then never ends (wandb 0.31).
+
+    Then it is left behind after a few seconds: wandb has forgotten it by then, and it ends with this process.
+    """
+    import wandb
+
+    failed: list[BaseException] = []
+
+    def end() -> None:
+        try:
+            wandb.teardown()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    thread.join(_TEARDOWN_SECONDS)
+    if failed:
+        raise failed[0]
 
 
 class _Guard:

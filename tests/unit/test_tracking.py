@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
-from distillkit import config
+from distillkit import config, tracking
 from distillkit.errors import NumericalError, Preempted
 from distillkit.redaction import without_secrets
 from distillkit.tracking import tracked
@@ -335,3 +335,16 @@ def test_online_run_is_logged_offline_within_30_seconds_when_the_server_is_out_o
     assert time.monotonic() - began < 30
     assert session.exit_code == 0
     assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_end_of_the_service_is_not_waited_for_when_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = Event()
+    monkeypatch.setattr("wandb.teardown", never.wait)
+    monkeypatch.setattr(tracking, "_TEARDOWN_SECONDS", 0.1)
+    began = time.monotonic()
+    tracking._teardown()
+    assert time.monotonic() - began < 5
+    never.set()
+    monkeypatch.setattr("wandb.teardown", lambda: sys.exit(3))
+    with pytest.raises(SystemExit):
+        tracking._teardown()
