@@ -1,9 +1,18 @@
-"""Settings of the process for this machine, chosen once at start-up."""
+"""The process on this machine: settings chosen once at start-up, and the memory it has used."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+MEGABYTE = 1e6
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _MANY, _TOP_PAD = 2**31 - 1, 64 * 2**20
@@ -27,3 +36,30 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MANY), (_M_TOP_PAD, _TOP_PAD))
     return all([mallopt(name, value) == 1 for name, value in settings])
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage counts the parent's peak as well, which a started process takes over
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_used(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process so far.
+
+    Args:
+        device: the one it computes on.
+
+    Returns:
+        peak_memory_mb (resident), and on a GPU peak_gpu_memory_mb (of its tensors). MB of 10^6 bytes.
+    """
+    used = {"peak_memory_mb": peak_memory() / MEGABYTE}
+    if device.type == "cuda":
+        import torch  # late: the settings above are to be made before torch allocates
+
+        used["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / MEGABYTE
+    return used

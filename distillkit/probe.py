@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 
 from distillkit import building
-from distillkit.evaluation.efficiency import MEGABYTE, peak_memory
 from distillkit.evaluation.intrinsic import evaluate_pair
 from distillkit.evaluation.summary import limit_batches, move
+from distillkit.machine import MEGABYTE, memory_used
 from distillkit.progress import activity
 from distillkit.training.module import validation_interval
 from distillkit.types import Batch
@@ -58,16 +58,13 @@ def _measured(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
     with activity("probing: evaluation"):
         each, batches = _evaluation(cfg, parts, trainer.strategy.root_device)
     steps, _ = building.total_steps(cfg, parts)
-    found = {
+    return {
         "seconds_per_step": step,
         "tokens_per_second": accumulate * statistics.mean(timer.tokens) / step,
         "train_seconds": steps * step,
         "evaluation_seconds": each * batches,
-        "peak_memory_mb": peak_memory() / MEGABYTE,
+        **memory_used(trainer.strategy.root_device),
     }
-    if trainer.strategy.root_device.type == "cuda":
-        found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
-    return found
 
 
 class _Timer(pl.Callback):

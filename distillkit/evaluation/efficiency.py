@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,13 +19,13 @@ import torch
 from transformers import PreTrainedModel
 
 from distillkit.heads import encode
+from distillkit.machine import MEGABYTE, peak_memory
 from distillkit.progress import activity
 from distillkit.teachers import load_model
 
 LENGTH = 128
 ROUNDS, WARM_UP, BLOCKS = 60, 10, 10
 SECONDS_PER_MODEL = 15.0
-MEGABYTE = 1e6
 
 
 def measure_efficiency(models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -145,16 +144,6 @@ def _use(path: str) -> dict[str, float]:
     _seconds(_call(model, LENGTH))
     peak = peak_memory()
     return {"peak_memory_mb": peak / MEGABYTE, "model_memory_mb": (peak - before) / MEGABYTE}
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage counts the parent's peak as well, which a started process takes over
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

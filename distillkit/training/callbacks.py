@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit.errors import Preempted
+from distillkit.machine import memory_used
 from distillkit.progress import activity, duration, wants_lines
 from distillkit.storage import remove_folder
 from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
@@ -121,7 +122,7 @@ class Checkpointer(pl.Callback):
         trainer.save_checkpoint(self.folder / checkpoint_name(step))
         self._saved_step = step
         if trainer.is_global_zero:
-            self.on_event("checkpoint", step=step)
+            self.on_event("checkpoint", step=step, **memory_used(trainer.strategy.root_device))
             self._prune()
         if self._stopping:
             raise Preempted(
