@@ -100,7 +100,7 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
     """
     if path == DEMO:
         return demo_model()
-    folder = _folder(path, key)
+    folder = local_folder(path, key)
     _check_files(folder, path, key)
     try:
         with _silence():
@@ -138,7 +138,7 @@ def _line(error: Exception) -> str:
     return text[:200] if text else type(error).__name__
 
 
-def _folder(path: str, key: str) -> Path:
+def local_folder(path: str, key: str) -> Path:
     """The local folder of a model: its own, or the hub's cache.
 
     Raises:
@@ -228,7 +228,7 @@ def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedToken
     """
     if path == DEMO:
         return demo_tokenizer()
-    folder = _folder(path, key)
+    folder = local_folder(path, key)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise TeacherError("no tokenizer in it", key=key, value=path, fix="save one beside it, or set tokenizer.path")
     try:
@@ -276,16 +276,20 @@ def check_same_vocabulary(
         )  # fmt: skip
 
 
+def most_tokens(model: PreTrainedModel) -> int:
+    """Tokens of the longest row that a model has positions for; RoBERTa-like models spend padding_idx + 1 of them."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    spent = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+    return model.config.max_position_embeddings - spent
+
+
 def check_positions(model: PreTrainedModel, max_length: int) -> None:
-    """Refuses rows longer than the model's positions; RoBERTa-like models spend padding_idx + 1 of them.
+    """Refuses rows longer than the model's positions.
 
     Raises:
         ConfigError: naming the longest row it takes.
     """
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    positions = model.config.max_position_embeddings
-    if table is not None and table.padding_idx is not None:
-        positions -= table.padding_idx + 1
+    positions = most_tokens(model)
     if max_length > positions:
         raise ConfigError(
             "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",

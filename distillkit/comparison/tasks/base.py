@@ -31,6 +31,7 @@ class Task(ABC):
         max_length: tokens of a feature at most.
         epochs, batch_size, lr: this task's own, the same for every model; None: the recipe's.
         train_rows, test_rows: at most so many rows of a part, drawn once for every model and seed; None: all.
+        glue: whether it is one of GLUE's nine, for their average.
 
     Attributes:
         head: the transformers Auto class of the fine-tuned model.
@@ -48,16 +49,17 @@ class Task(ABC):
         source: Source | None = None,
         files: Mapping[str, str | None] | None = None,
         max_length: int = 128,
-        epochs: float | None = None,
+        epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         train_rows: int | None = None,
         test_rows: int | None = None,
+        glue: bool = False,
     ) -> None:
         named = {part: path for part, path in (files or {}).items() if path is not None}
         self.source = FileRows(named, self.readers) if TRAIN in named else source
         self.max_length, self.epochs, self.batch_size, self.lr = max_length, epochs, batch_size, lr
-        self.train_rows, self.test_rows = train_rows, test_rows
+        self.train_rows, self.test_rows, self.glue = train_rows, test_rows, glue
 
     # --- rows ------------------------------------------------------------------------------------
 
