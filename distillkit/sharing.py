@@ -16,7 +16,8 @@ SHARE = "student_share"
 """The key of config.json that names the shared part."""
 
 PARTS = {
-    "attention": ("attention",),  # its LayerNorm is within
+    # its modules rather than the whole: transformers would put its hooks for output_attentions on that several times
+    "attention": tuple(f"attention.{name}" for name in ("query", "key", "value", "dense", "LayerNorm")),
     "ffn": ("ffn", "ffn_output", "full_layer_layer_norm"),
 }
 """The modules of an AlbertLayer that a shared part consists of."""
@@ -83,11 +84,9 @@ def unshared_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def _copies(model: PreTrainedModel, part: str, key: str | None = None) -> dict[str, str]:
     """Paths within the base model: of each later group's module of a part -> of the first group's."""
-    if not isinstance(model.base_model, AlbertModel) or part not in list(
-        PARTS
-    ):  # a config.json may say []
+    if not isinstance(model.base_model, AlbertModel) or part not in list(PARTS):  # a config.json may say []
         raise TeacherError(
-            f"a {model.config.model_type} model cannot share {part!r} across its layers", key=key,
+            f"{model.config.model_type} models cannot share {part!r} across their layers", key=key,
             value=model.name_or_path if key else None, allowed=f"{', '.join(PARTS)} of an albert model",
         )  # fmt: skip
     path = "encoder.albert_layer_groups.{}.albert_layers.{}.{}"
