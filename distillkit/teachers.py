@@ -25,8 +25,9 @@ from transformers.utils import logging
 
 from distillkit.demo_teacher import demo_model, demo_tokenizer
 from distillkit.errors import ConfigError, TeacherError
-from distillkit.heads import encode
+from distillkit.heads import encode, longest_row
 from distillkit.hub import hub_folder
+from distillkit.sharing import restore_sharing
 
 DEMO = "demo"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -116,6 +117,7 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
         raise TeacherError(f"cannot be loaded as a masked-LM model ({_line(error)})", key=key, value=path) from error
     _check_account(model, info, path, key, new_head)
     _check_finite(model, path, key)
+    restore_sharing(model, key=key)
     return model.eval()
 
 
@@ -276,21 +278,14 @@ def check_same_vocabulary(
         )  # fmt: skip
 
 
-def most_tokens(model: PreTrainedModel) -> int:
-    """Tokens of the longest row that a model has positions for; RoBERTa-like models spend padding_idx + 1 of them."""
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    spent = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
-    return model.config.max_position_embeddings - spent
-
-
 def check_positions(model: PreTrainedModel, max_length: int) -> None:
     """Refuses rows longer than the model's positions.
 
     Raises:
         ConfigError: naming the longest row it takes.
     """
-    positions = most_tokens(model)
-    if max_length > positions:
+    positions = longest_row(model)
+    if positions is not None and max_length > positions:
         raise ConfigError(
             "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",
             fix=f"set data.max_length={positions}",

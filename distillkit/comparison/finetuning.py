@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from distillkit.attention import use_quick_attention
 from distillkit.comparison.tasks.base import Outputs, Task
 from distillkit.errors import DataError, NumericalError, TeacherError
+from distillkit.sharing import restore_sharing
 from distillkit.training.numerics import clip_gradients
 from distillkit.training.optim import decay_groups
 
@@ -57,6 +58,7 @@ def load_with_head(task: Task, folder: Path, seed: int) -> PreTrainedModel:
     missing = [name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name]
     if missing:
         raise TeacherError(f"{len(missing)} encoder weights are missing, e.g. {missing[0]}", key="models", value=folder)
+    restore_sharing(model)
     return model
 
 

@@ -20,7 +20,8 @@ from distillkit.comparison.tasks.base import TRAIN, Task
 from distillkit.data.splitting import quiet
 from distillkit.machine import memory_used
 from distillkit.storage import write_text
-from distillkit.teachers import load_tokenizer, most_tokens
+from distillkit.heads import longest_row
+from distillkit.teachers import load_tokenizer
 
 UNITS = "units"
 RESULT, ANSWERS, LOG = "result.json", "answers.json", "log.txt"
@@ -121,7 +122,7 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
     task: Task = make(unit.node)
     model = load_with_head(task, unit.source, unit.seed)
     tokenizer = load_tokenizer(str(unit.source), key="models")
-    task.max_length = min(task.max_length, most_tokens(model))
+    task.max_length = min(task.max_length, longest_row(model) or task.max_length)
     with quiet():
         datasets.disable_caching()
         features = {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}

@@ -23,7 +23,7 @@ LAYERS = (
     {"building", "report", "status"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"attention", "demo_teacher", "heads", "meters", "redaction", "rundir"},
+    {"attention", "demo_teacher", "heads", "meters", "redaction", "rundir", "sharing"},
     {"hub", "licenses", "locking", "losses", "machine", "progress", "storage"},
     {"errors", "types"},
 )
