@@ -75,7 +75,13 @@ class HubCorpus:
         return None if self.valid_split is None else self._load(self.valid_split)
 
     def _load(self, split: str) -> datasets.Dataset:
-        loaded = load_hub(self.name, self.config, split, key="data.name", fix="check data.name, data.config, the split")
+        loaded = load_hub(
+            self.name,
+            self.config,
+            split,
+            key="data.name",
+            fix="check data.name, data.config, the split and the network",
+        )
         columns = {name: str(getattr(feature, "dtype", "nested")) for name, feature in loaded.features.items()}
         require_text_column(self.text_column, columns, self.name)
         return loaded
@@ -87,7 +93,7 @@ def load_hub(name: str, config: str | None, split: Any, *, revision: str | None 
     Args:
         name, config, revision: of the data set.
         split: as load_dataset takes it: a name, or a mapping of names.
-        key, fix: the configuration key to name in an error, and what to check besides the network.
+        key, fix: the configuration key to name in an error, and what to do about it.
 
     Returns:
         A Dataset, or a mapping of them as `split` is one.
@@ -102,7 +108,7 @@ def load_hub(name: str, config: str | None, split: Any, *, revision: str | None 
             # datasets 5 runs no code of a data set; saying so keeps an older one from asking
             return datasets.load_dataset(name, config, split=split, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"cannot be loaded: {error}", key=key, value=name, fix=f"{fix} and the network") from error
+        raise DataError(f"cannot be loaded: {error}", key=key, value=name, fix=fix) from error
 
 
 def _hub_in_reach(name: str) -> bool:
