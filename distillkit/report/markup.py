@@ -21,6 +21,8 @@ Row = tuple[str, list[str]]
 """A line of a table: its label and its cells."""
 NOTHING = "-"
 _OWN = "distillkit.report"
+_LABEL = 24
+"""Characters of a label that stay on one line of a terminal, however many columns there are."""
 _SPECIAL = re.compile(r"([\\`*\[\]<>|&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
@@ -107,9 +109,10 @@ def print_rows(rows: Sequence[Row], head: Sequence[str], notes: Sequence[str], l
         rows, head, label: the table, as in `render`.
         notes: a line each.
     """
-    table = Table(label, *(escape(text) for text in head))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table()
+    table.add_column(label, overflow="fold", min_width=min(_LABEL, max((len(name) for name, _ in rows), default=0)))
+    for text in head:
+        table.add_column(escape(text), overflow="fold", justify="right")
     for name, cells in rows:
         table.add_row(escape(name), *map(escape, cells))
     console = results_console()
