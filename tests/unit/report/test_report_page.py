@@ -15,8 +15,10 @@ from matplotlib import pyplot
 
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.report import document
-from distillkit.report.figures import Drawing, draw
-from distillkit.report.page import as_html, as_markdown, model_table, run_table
+from distillkit.report.drawing import Drawing
+from distillkit.report.figures import draw
+from distillkit.report.markup import as_html
+from distillkit.report.page import as_markdown, model_table, run_table
 from tests.unit.report.conftest import MakeRun
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b** `c` [a](javascript:x) &lt; _d_ $\\frac{$"
