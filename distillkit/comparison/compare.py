@@ -65,8 +65,7 @@ def compare(cfg: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         errors = _run_missing(units, place, cfg["run"]["jobs"])
         efficiency = _efficiency(models, place)
         facts = gather(cfg, words, models, tasks, units, place, errors, efficiency)
-        with activity("drawing"):
-            files = write_comparison(facts, place)
+        files = write_comparison(facts, place)
         for model in models:
             _write_card(model, facts)
         return facts | {"files": files}
@@ -145,7 +144,7 @@ def _efficiency(models: Sequence[Contender], place: Path) -> dict[str, Any]:
         stored = json.loads(path.read_text())
         if stored["key"] == key:
             return stored["figures"]
-    figures = measure_efficiency({model.name: str(model.folder) for model in models}, thorough=True)
+    figures = measure_efficiency({model.name: str(model.folder) for model in models}, under_load=True)
     write_text(path, json.dumps({"key": key, "figures": figures}, indent=1))
     return figures
 

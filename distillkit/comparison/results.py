@@ -14,7 +14,6 @@ from distillkit.comparison.models import Contender
 from distillkit.comparison.tasks.base import Task
 from distillkit.comparison.units import Unit, recipe_of
 from distillkit.evaluation.summary import describe_model
-from distillkit.redaction import is_secret
 from distillkit.report.facts import BUSY, machine
 from distillkit.teachers import load_model
 
@@ -35,7 +34,7 @@ def gather(
 
     Args:
         cfg: compare.yaml's, settled.
-        words: as typed.
+        words: as typed; the page leaves secrets out.
         models, tasks, units: compared; a unit without a result counts as failed.
         place: the comparison's folder.
         errors: why units failed, as far as that was seen now.
@@ -56,9 +55,8 @@ def gather(
     for name, row in shown.items():
         row |= _relative(row, shown.get(reference or "")) | {"score": averages[name]["all"]}
         row["retained"] = _share(row["score"], averages.get(reference or "", {}).get("all"))
-    command = ["compare", *(word for word in words if not is_secret(word.partition("=")[0]))]
     return {
-        "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "command": command,
+        "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "command": ["compare", *words],
         "recipe": _recipe(cfg), "reference": reference, "models": shown,
         "tasks": {name: _task(cfg, name, task) for name, task in tasks.items()}, "scores": scores,
         "averages": averages, "failed": _failed(units, results, errors),
@@ -154,9 +152,10 @@ def _relative(row: Figures, reference: Figures | None) -> Figures:
 def _task(cfg: Mapping[str, Any], name: str, task: Task) -> Figures:
     recipe = recipe_of(cfg, task)
     return {
-        "kind": type(task).__name__.lower(), "metrics": list(task.scored), "data": task.describe(), "glue": task.glue,
-        "parts": {part: len(rows) for part, rows in task.parts.items()}, "max_length": task.max_length,
-        "epochs": recipe["trainer"]["max_epochs"], "batch_size": recipe["batch_size"], "lr": recipe["optimizer"]["lr"],
+        "kind": type(task).__name__.lower(), "metrics": list(task.scored), "glue": task.glue,
+        "data": task.source.describe() if task.source else "", "max_length": task.max_length,
+        "parts": {part: len(rows) for part, rows in task.parts.items()}, "batch_size": recipe["batch_size"],
+        "epochs": recipe["trainer"]["max_epochs"], "lr": recipe["optimizer"]["lr"],
     }  # fmt: skip
 
 
@@ -172,8 +171,12 @@ def _recipe(cfg: Mapping[str, Any]) -> Figures:
 
 
 def _measured(efficiency: Mapping[str, Figures]) -> Figures:
-    speeds = [figures["latency_ms"] for figures in efficiency.values()]
-    return {key: speeds[0][key] for key in ("length", "batch", "threads")} if speeds else {}
+    if not efficiency:
+        return {}
+    first = next(iter(efficiency.values()))
+    return {key: first["latency_ms"][key] for key in ("length", "batch", "threads")} | {
+        "throughput_batch": first["throughput_batch"]
+    }
 
 
 # --- what a reader must know -------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from distillkit.comparison.finetuning import FineTuning, load_with_head, predict
 from distillkit.comparison.models import Contender
 from distillkit.comparison.tasks.base import TRAIN, Task
 from distillkit.data.splitting import quiet
+from distillkit.heads import longest_row
 from distillkit.machine import memory_used
 from distillkit.storage import write_text
-from distillkit.heads import longest_row
 from distillkit.teachers import load_tokenizer
 
 UNITS = "units"

@@ -28,7 +28,7 @@ def measure_efficiency(models: Mapping[str, str], *, under_load: bool = False) -
     """Size, latency and memory of several models, measured side by side.
 
     Args:
-        models: name -> a folder or hub name of a masked-LM model, or "demo".
+        models: name -> a folder or hub name of a model, or "demo"; its masked-LM head may be missing.
         under_load: also what they do with many texts, which takes about a minute a model of BERT's size.
 
     Returns:
@@ -39,7 +39,7 @@ def measure_efficiency(models: Mapping[str, str], *, under_load: bool = False) -
     Raises:
         TeacherError: a model does not load.
     """
-    loaded = {name: load_model(path, key="MODEL_DIR") for name, path in models.items()}
+    loaded = {name: load_model(path, key="MODEL_DIR", new_head=True) for name, path in models.items()}
     sizes = {name: disk_bytes(path, loaded[name]) for name, path in models.items()}
     with activity("measuring latency"):
         latencies = latency(loaded)
@@ -111,7 +111,7 @@ def memory_of(path: str) -> dict[str, Any]:
 
 def _use(path: str) -> dict[str, float]:
     before = peak_memory()
-    model = load_model(path, key="MODEL_DIR")
+    model = load_model(path, key="MODEL_DIR", new_head=True)
     with torch.no_grad():
         encoder_call(model, 1, LENGTH)[0]()
     peak = peak_memory()
