@@ -56,7 +56,8 @@ def gather(
         row |= _relative(row, shown.get(reference or "")) | {"score": averages[name]["all"]}
         row["retained"] = _share(row["score"], averages.get(reference or "", {}).get("all"))
     return {
-        "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "command": ["compare", *words],
+        "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(),
+        "command": ["compare", *words],
         "recipe": _recipe(cfg), "reference": reference, "models": shown,
         "tasks": {name: _task(cfg, name, task) for name, task in tasks.items()}, "scores": scores,
         "averages": averages, "failed": _failed(units, results, errors),
