@@ -67,9 +67,9 @@ def throughput(
     rates: dict[str, dict[str, float]] = {name: {} for name in models}
     for length in lengths:
         calls = {name: encoder_call(model, batch, length) for name, model in models.items()}
-        new = {name: call for name, (call, tokens) in calls.items() if str(tokens) not in rates[name]}
-        for name, times in _take_turns(new).items():
-            rates[name][str(calls[name][1])] = batch / statistics.median(times)
+        times = _take_turns({name: call for name, (call, _) in calls.items()})
+        for name, (_, tokens) in calls.items():
+            rates[name][str(tokens)] = batch / statistics.median(times[name])
     shape = {"throughput_batch": batch, "throughput_threads": torch.get_num_threads()}
     return {name: {"throughput": rate} | shape for name, rate in rates.items()}
 
@@ -82,7 +82,7 @@ def _take_turns(calls: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]
         _seconds(call)  # the first pass allocates
         turns[name] = max(fewest, min(most, int(SECONDS_PER_LENGTH / _seconds(call))))
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(max(turns.values(), default=0)):
+    for turn in range(max(turns.values())):
         for name, call in calls.items():
             if turn < turns[name]:
                 times[name].append(_seconds(call))
