@@ -81,7 +81,8 @@ def from_objects(file: Path, rows: list[dict[str, Any]]) -> datasets.Dataset:
 
 def _dataset(file: Path, columns: Mapping[str, list[Any]]) -> datasets.Dataset:
     try:
-        return datasets.Dataset.from_dict(dict(columns))
+        # with a fingerprint of its own, because finding one takes longer than reading a small file
+        return datasets.Dataset(pa.table(dict(columns)), fingerprint="file")
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError) as error:
         problem = f"a column's values are of several kinds, or no text ({' '.join(str(error).split())})"
         raise DataError(problem, key=KEY, value=file, fix="give each column values of one kind") from None
