@@ -52,17 +52,20 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     return render(
         "distillkit.comparison", "comparison.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         summary=" ".join(summary(facts)), scores=tables.score_table(facts), glue=tables.glue_table(facts),
-        metrics=tables.metric_tables(facts), costs=tables.efficiency_table(facts),
+        metrics=tables.metric_table(facts), costs=tables.efficiency_table(facts),
         differences=tables.disagreement_tables(facts), tasks=tables.task_table(facts),
-        recipe=tables.recipe_table(facts), unshared=_unshared(facts), command=shlex.join(["distillkit", *facts["command"]]),
-        listed=listed, shortened=_shortened,
+        recipe=tables.recipe_table(facts), unshared=_unshared(facts),
+        command=shlex.join(["distillkit", *facts["command"]]), listed=listed,
+        shortened=_shortened,
     )  # fmt: skip
 
 
 def print_comparison(facts: Mapping[str, Any]) -> None:
     """Prints the scores, the failures and the notes to stdout."""
     table = tables.short_table(facts)
-    failed = [f"{unit['model']}, {unit['task']}, seed {unit['seed']} failed: {unit['error']}" for unit in facts["failed"]]
+    failed = [
+        f"{unit['model']}, {unit['task']}, seed {unit['seed']} failed: {unit['error']}" for unit in facts["failed"]
+    ]
     print_rows(table.rows, table.head, [*facts["notes"], *failed], label="model")
 
 
