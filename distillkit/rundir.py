@@ -17,8 +17,8 @@ from distillkit.errors import Preempted, RunStateError, StorageError
 from distillkit.locking import LOCK, FolderLock
 from distillkit.storage import append_text, write_text
 
-CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
-    "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json",
+CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION, COMPARISON = (
+    "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json", "comparison.json",
 )  # fmt: skip
 CHECKPOINTS, STUDENT, METRICS, ERRORS = "checkpoints", "student", "metrics.csv", "error.log"
 
@@ -151,7 +151,15 @@ class RunFolder:
     @property
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json; empty before the run's first end."""
-        path = self.path / EVALUATION
+        return self._read(EVALUATION)
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """comparison.json, the student on tasks; empty before it was compared."""
+        return self._read(COMPARISON)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         return json.loads(path.read_text()) if path.exists() else {}
 
     @property

@@ -81,4 +81,4 @@ def _paint_task(facts: Mapping[str, Any], task: str, models: list[str], axes: Ax
     axes.margins(x=0.08)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel(f"score ({', '.join(facts['tasks'][task]['metrics'])})")
+    axes.set_xlabel(f"score ({', '.join(facts['tasks'][task]['metrics']).replace('_', ' ')})")

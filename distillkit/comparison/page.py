@@ -52,10 +52,11 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     return render(
         "distillkit.comparison", "comparison.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         summary=" ".join(summary(facts)), scores=tables.score_table(facts), glue=tables.glue_table(facts),
-        metrics=tables.metric_tables(facts), costs=tables.efficiency_table(facts),
+        metrics=tables.metric_table(facts), costs=tables.efficiency_table(facts),
         differences=tables.disagreement_tables(facts), tasks=tables.task_table(facts),
-        recipe=tables.recipe_table(facts), unshared=_unshared(facts), command=shlex.join(["distillkit", *facts["command"]]),
-        listed=listed, shortened=_shortened,
+        recipe=tables.recipe_table(facts), unshared=_unshared(facts),
+        command=shlex.join(["distillkit", *facts["command"]]), listed=listed,
+        shortened=_shortened,
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from distillkit.report.page import MODEL_ROWS
 
 GLUE = 9
 """Tasks of GLUE."""
+WITH_SPREAD = 5
+"""Most tasks whose spreads fit into a terminal."""
 
 
 class Table(NamedTuple):
@@ -60,13 +62,15 @@ def score_table(facts: Mapping[str, Any]) -> Table:
 
 
 def short_table(facts: Mapping[str, Any]) -> Table:
-    """What a terminal shows: `score_table` with the latency in milliseconds in place of the speed-up."""
+    """What a terminal shows: `score_table` with the latency in place of the speed-up, of many tasks the means alone."""
     head, rows = score_table(facts)
     latency = [cell(model["latency_ms"], "{:.1f} ms".format) for model in facts["models"].values()]
     place = head.index("speed-up")
     shown = [
         (name, [*cells[:place], own, *cells[place + 1 :]]) for (name, cells), own in zip(rows, latency, strict=True)
     ]
+    if len(facts["tasks"]) > WITH_SPREAD:
+        shown = [(name, [text.partition(" ±")[0] for text in cells]) for name, cells in shown]
     return Table([*head[:place], "latency", *head[place + 1 :]], shown)
 
 
@@ -84,22 +88,20 @@ def glue_table(facts: Mapping[str, Any]) -> Table | None:
     return Table([*tasks, _glue_heading(facts)], rows)
 
 
-def metric_tables(facts: Mapping[str, Any]) -> dict[str, Table]:
-    """Task -> every metric of every test set, a model a row; without tasks that no model finished."""
-    found = {}
+def metric_table(facts: Mapping[str, Any]) -> Table:
+    """Every metric of every test set of every task, a model a column."""
+    rows = []
     for task in facts["tasks"]:
-        scores = {name: facts["scores"].get(name, {}).get(task) for name in facts["models"]}
-        entries = [entry["metrics"] for entry in scores.values() if entry]
-        columns = list(dict.fromkeys((part, name) for entry in entries for part in entry for name in entry[part]))
-        several = len({part for part, _ in columns}) > 1
-        head = [f"{name}, {part}" if several else name for part, name in columns]
-        rows = [
-            (model, [cell(_metric(entry, part, name), _score) for part, name in columns])
-            for model, entry in scores.items()
-        ]
-        if columns:
-            found[task] = Table([_spaced(name) for name in head], rows)
-    return found
+        found = [facts["scores"].get(model, {}).get(task, {"metrics": {}})["metrics"] for model in facts["models"]]
+        parts = list(dict.fromkeys(part for metrics in found for part in metrics))
+        for part in parts:
+            names = dict.fromkeys(name for metrics in found for name in metrics.get(part, {}))
+            where = f", {_spaced(part)}" if len(parts) > 1 else ""
+            rows += [
+                (f"{task}: {_spaced(name)}{where}", [cell(each.get(part, {}).get(name), _score) for each in found])
+                for name in names
+            ]
+    return Table(list(facts["models"]), rows)
 
 
 def efficiency_table(facts: Mapping[str, Any]) -> Table:
@@ -144,12 +146,13 @@ def disagreement_tables(facts: Mapping[str, Any]) -> dict[str, Table]:
 
 def task_table(facts: Mapping[str, Any]) -> Table:
     """What each task is and how models were fine-tuned on it."""
-    head = ["kind", "rows", "tokens at most", "epochs", "batch", "learning rate", "data"]
+    head = ["kind", "score", "rows", "tokens at most", "epochs", "batch", "learning rate", "data"]
     rows = [
         (
             name,
             [
                 task["kind"],
+                ", ".join(map(_spaced, task["metrics"])),
                 ", ".join(f"{part} {rows:,}" for part, rows in task["parts"].items()),
                 str(task["max_length"]),
                 f"{task['epochs']:g}",
@@ -176,7 +179,7 @@ def recipe_table(facts: Mapping[str, Any]) -> Table:
 
 def _sizes(model: Mapping[str, Any]) -> str:
     own, nominal = model["unique_parameters"], model["nominal_parameters"]
-    shared = f" ({parameters_text(nominal)} nominal)" if own and nominal and nominal > own else ""
+    shared = f" ({parameters_text(nominal)})" if own and nominal and nominal > own else ""
     return cell(own, parameters_text) + shared
 
 
@@ -189,10 +192,6 @@ def _fewer(facts: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """How many seeds a score is the mean of, where some failed."""
     count = len(entry["seeds"])
     return "" if count == len(facts["recipe"]["seeds"]) else f" ({count} {'seed' if count == 1 else 'seeds'})"
-
-
-def _metric(entry: Mapping[str, Any] | None, part: str, name: str) -> Mapping[str, Any] | None:
-    return entry["metrics"].get(part, {}).get(name) if entry else None
 
 
 def _score(entry: Mapping[str, Any]) -> str:

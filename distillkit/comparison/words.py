@@ -9,6 +9,8 @@ from distillkit.comparison.ranking import Score, alike, averages, costs, front
 from distillkit.comparison.tables import parameters_text, times_text
 from distillkit.evaluation.summary import score_text
 
+_NAMED = 5
+"""Most models of a front that are named."""
 _SHAPE = ("class", "layers", "hidden_size", "unique_parameters")
 
 
@@ -115,11 +117,13 @@ def _scored(names: Sequence[str], found: Mapping[str, Score]) -> str:
 
 
 def _fronts(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The Pareto fronts, of the mean scores."""
-    points = {label: costs(facts, cost) for cost, label in (("unique_parameters", "size"), ("latency_ms", "latency"))}
-    shown = [f"of {label} and score stand {listed(front(each))}" for label, each in points.items() if len(each) > 1]
-    if shown:
-        yield f"By their means, on the Pareto front {', on that '.join(shown)}."
+    """The Pareto fronts, of the mean scores; a front of many in numbers."""
+    for cost, label in (("unique_parameters", "size"), ("latency_ms", "latency")):
+        points = costs(facts, cost)
+        names = front(points)
+        if len(points) > 1:
+            shown = listed(names) if len(names) <= _NAMED else f"{len(names)} of {len(points)} models"
+            yield f"On the Pareto front of {label} and mean score: {shown}."
 
 
 # --- the control -------------------------------------------------------------------------------------------------

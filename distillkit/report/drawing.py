@@ -186,10 +186,10 @@ def scatter(
     if len(points) > LABELLED:
         legend(axes, handles)
     else:
-        _label_points(axes, points, found)
+        _label_points(axes, theme, points, found)
 
 
-def _label_points(axes: Axes, points: Mapping[str, Point], found: Mapping[str, Look]) -> None:
+def _label_points(axes: Axes, theme: Theme, points: Mapping[str, Point], found: Mapping[str, Look]) -> None:
     """Writes each name beside its point, upwards from the lowest, a line apart, so that equal points stay readable."""
     widest, (lowest, highest) = axes.get_xlim()[1], axes.get_ylim()
     line, height = (highest - lowest) * 0.09, lowest - highest
@@ -198,5 +198,6 @@ def _label_points(axes: Axes, points: Mapping[str, Point], found: Mapping[str, L
         axes.annotate(
             short(name), (x, height), xytext=(-9 if left else 9, 0), textcoords="offset points", va="center",
             ha="right" if left else "left", fontsize=9, color=found[name].color,
+            bbox={"facecolor": theme.back, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )  # fmt: skip
     axes.set_ylim(lowest, max(highest, height + line))

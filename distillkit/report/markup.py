@@ -21,8 +21,6 @@ Row = tuple[str, list[str]]
 """A line of a table: its label and its cells."""
 NOTHING = "-"
 _OWN = "distillkit.report"
-_LABEL = 24
-"""Characters of a label that stay on one line of a terminal, however many columns there are."""
 _SPECIAL = re.compile(r"([\\`*\[\]<>|&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
@@ -110,7 +108,7 @@ def print_rows(rows: Sequence[Row], head: Sequence[str], notes: Sequence[str], l
         notes: a line each.
     """
     table = Table()
-    table.add_column(label, overflow="fold", min_width=min(_LABEL, max((len(name) for name, _ in rows), default=0)))
+    table.add_column(label, overflow="fold")
     for text in head:
         table.add_column(escape(text), overflow="fold", justify="right")
     for name, cells in rows:

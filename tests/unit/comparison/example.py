@@ -74,13 +74,14 @@ def results(
     reference: str | None = "bert",
     seeds: Sequence[int] = (0, 1, 2),
     step: float = 0.003,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """results.json of models on tasks.
 
     Args: scores, model -> task -> mean, without the units that failed; models, in order; reference; seeds; step, by
-    how much one seed differs from the next.
+    how much one seed differs from the next; tasks besides those of scores.
     """
-    tasks = list(dict.fromkeys(name for row in scores.values() for name in row))
+    tasks = list(dict.fromkeys([*(name for row in scores.values() for name in row), *tasks]))
     rows = {name: model(name, row, number) for number, (name, row) in enumerate(models.items())}
     found = {name: {key: entry(key, mean, seeds, step) for key, mean in row.items()} for name, row in scores.items()}
     facts = {
@@ -111,7 +112,7 @@ def _relate(facts: dict[str, Any]) -> None:
     if reference is None:
         return
     base = models[reference]
-    for name, row in models.items():
+    for row in models.values():
         row["speed_up"] = base["latency_ms"] / row["latency_ms"]
         row["compression"] = base["unique_parameters"] / row["unique_parameters"]
         if row["score"] is not None and base["score"]:
