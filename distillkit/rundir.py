@@ -119,6 +119,10 @@ class RunFolder:
         """Writes evaluation.json."""
         write_text(self.path / EVALUATION, json.dumps(figures, indent=1))
 
+    def write_comparison(self, figures: dict[str, Any]) -> None:
+        """Writes comparison.json."""
+        write_text(self.path / COMPARISON, json.dumps(figures, indent=1, allow_nan=False))
+
     def event(self, name: str, **fields: Any) -> None:
         """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
         if self.held:

@@ -25,7 +25,7 @@ from distillkit.errors import ConfigError, DataError, Preempted, StorageError
 from distillkit.evaluation.efficiency import measure_efficiency
 from distillkit.locking import FolderLock
 from distillkit.progress import activity, duration
-rewrite_card = None  # wip
+from distillkit.publishing import rewrite_card
 from distillkit.report.facts import machine
 from distillkit.rundir import CONFIG, RunFolder
 from distillkit.storage import write_text
