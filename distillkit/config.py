@@ -109,9 +109,9 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str], fo
     for folder in folders:
         for file in folder.glob("*/*.yaml"):
             groups[file.parent.name].add(file.stem)
-    known = set(groups) | set(
-        keys(name, [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups])
-    )
+    choices = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
+    known = set(groups) | set(keys(name, choices))
+    compared = {o.partition("=")[2] for o in choices if o.startswith("+task@")}
     for key, _, value in pairs:
         if key in groups and value not in groups[key] and value != "null":
             near = _nearest(value, groups[key])
@@ -124,6 +124,8 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str], fo
                 fix=f"did you mean {key}={near}?" if near else None,
             )
     for key, _, value in pairs:
+        if name == "compare" and key.startswith("task.") and (task := key.split(".")[1]) not in compared:
+            return ConfigError("a key of a task that is not compared", key=key, value=value, fix=f"add {task} to tasks")
         if key not in known:
             near = _nearest(key, known)
             return ConfigError(
