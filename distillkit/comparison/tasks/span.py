@@ -32,6 +32,7 @@ class Span(Task):
     the very rows that are judged: the official and customary figure, and an optimistic one. A number fixes it.
 
     Args:
+        max_length: tokens of a window at most.
         stride: tokens that neighbouring windows share.
         max_question_length: tokens of a question at most.
         max_answer_length: tokens of an answer at most.
@@ -52,6 +53,7 @@ class Span(Task):
     def __init__(
         self,
         *,
+        max_length: int = 384,
         stride: int = 128,
         max_question_length: int = 64,
         max_answer_length: int = 30,
@@ -61,7 +63,7 @@ class Span(Task):
         metrics: Sequence[str] = ("f1",),
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(max_length=max_length, **common)
         self.stride, self.max_question_length = stride, max_question_length
         self.max_answer_length, self.n_best = max_answer_length, n_best
         self.unanswerable, self.threshold = unanswerable, threshold

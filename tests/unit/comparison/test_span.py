@@ -242,6 +242,8 @@ def test_span_never_answers_outside_the_context_or_too_long_or_backwards_when_lo
     assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w1"]
     end[0, 4] = 0  # w4 w5, 9, before w1, 5; w1 .. w5, 10, is too long
     assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
+    end[0, 4], start[0, 4] = 7, 0  # w4 w5, 9, before w1, 7; from w4 back to w1 it would be 11
+    assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
 
 
 def test_span_null_odds_take_the_smallest_null_score_when_there_are_windows() -> None:
