@@ -14,7 +14,6 @@ OUTSIDE = "O"
 TAG = re.compile(r"O|[BIES]-.+")
 """A tag as seqeval reads it; E and S end an entity and stand for one of a single word."""
 
-_BLANK = " \t\r\n"  # not str.strip's own set: a word may be a no-break space or another odd character
 _FEATURES = datasets.Features(
     {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(datasets.Value("string"))}
 )
@@ -45,7 +44,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             text = line.rstrip("\r\n")
-            if text.strip(_BLANK) and not text.startswith("-DOCSTART-"):
+            if text.strip() and not text.startswith("-DOCSTART-"):
                 word, tag = _cells(text, path, number)
                 words.append(word)
                 tags.append(tag)
@@ -57,11 +56,11 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _cells(line: str, path: Path, number: int) -> tuple[str, str]:
-    """Word and tag of a line."""
+    """Word and tag of a line; cut at spaces and tabs alone, as a word may be a no-break space or another odd one."""
     cells = [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
     if len(cells) < 2 or not cells[-1]:
         raise DataError(
-            f"line {number} has a word without a tag: {line.strip(_BLANK)[:40]!r}", key="task.*.files", value=path,
+            f"line {number} has a word without a tag: {line.strip()[:40]!r}", key="task.*.files", value=path,
             allowed="the word first, its tag last, tabs or spaces between", fix="correct the line",
         )  # fmt: skip
     return cells[0], cells[-1]

@@ -32,8 +32,10 @@ class Span(Task):
     the very rows that are judged: the official and customary figure, and an optimistic one. A number fixes it.
 
     Args:
-        stride: tokens that neighbouring windows share.
-        max_question_length: tokens of a question at most.
+        max_length: tokens of a window at most.
+        stride: tokens that neighbouring windows share; at most half of the context's in a window, so that windows
+            move on with a model that reads fewer tokens.
+        max_question_length: tokens of a question at most, and at most half a window.
         max_answer_length: tokens of an answer at most.
         n_best: starts and ends of a window that are paired.
         unanswerable: whether questions may have no answer (SQuAD v2).
@@ -52,6 +54,7 @@ class Span(Task):
     def __init__(
         self,
         *,
+        max_length: int = 384,
         stride: int = 128,
         max_question_length: int = 64,
         max_answer_length: int = 30,
@@ -61,7 +64,7 @@ class Span(Task):
         metrics: Sequence[str] = ("f1",),
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(max_length=max_length, **common)
         self.stride, self.max_question_length = stride, max_question_length
         self.max_answer_length, self.n_best = max_answer_length, n_best
         self.unanswerable, self.threshold = unanswerable, threshold
@@ -112,22 +115,31 @@ class Span(Task):
         and "_null" is the place of [CLS].
 
         Raises:
-            ConfigError: max_length leaves no room for windows that move on.
+            ConfigError: max_length leaves no room for a context.
         """
         special = tokenizer.num_special_tokens_to_add(pair=True)
-        if self.max_length - self.max_question_length - special <= self.stride:
-            raise ConfigError(
-                "no room for windows that move on", key="task.*.stride", value=self.stride,
-                allowed=f"less than max_length {self.max_length} - max_question_length {self.max_question_length} - "
-                f"{special} special tokens",
-                fix="lower it, or raise task.NAME.max_length",
-            )  # fmt: skip
-        return make_features(rows, partial(self._encode, tokenizer=tokenizer, training=training))
+        question = min(self.max_question_length, self.max_length // 2)
+        room = self.max_length - special - question
+        if room < 2:
+            raise ConfigError("no room for a context", key="task.*.max_length", value=self.max_length, fix="raise it")
+        encode = partial(
+            self._encode, tokenizer=tokenizer, training=training, question=question, stride=min(self.stride, room // 2)
+        )
+        return make_features(rows, encode)
 
-    def _encode(self, rows: Columns, first: int, *, tokenizer: PreTrainedTokenizerFast, training: bool) -> Columns:
+    def _encode(
+        self,
+        rows: Columns,
+        first: int,
+        *,
+        tokenizer: PreTrainedTokenizerFast,
+        training: bool,
+        question: int,
+        stride: int,
+    ) -> Columns:
         encoded = tokenizer(
-            self._cut(rows["question"], tokenizer), rows["context"], truncation="only_second",
-            max_length=self.max_length, stride=self.stride, return_overflowing_tokens=True, return_offsets_mapping=True,
+            _cut(rows["question"], tokenizer, question), rows["context"], truncation="only_second",
+            max_length=self.max_length, stride=stride, return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
         columns: Columns = dict(encoded)
         offsets, owners = columns.pop("offset_mapping"), columns.pop("overflow_to_sample_mapping")
@@ -146,16 +158,6 @@ class Span(Task):
         windows = zip(columns.pop("_starts"), columns.pop("_ends"), answers, nulls, strict=True)
         spans = [token_span(starts, ends, answer, null) for starts, ends, answer, null in windows]
         return columns | {"start_positions": [s for s, _ in spans], "end_positions": [e for _, e in spans]}
-
-    def _cut(self, questions: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-        """The questions without outer spaces, the max_question_length tokens that a truncation keeps."""
-        bare = [question.strip() for question in questions]
-        encoded = tokenizer(
-            bare, add_special_tokens=False, truncation=True, max_length=self.max_question_length,
-            return_offsets_mapping=True,
-        )  # fmt: skip
-        kept = [(pairs[0][0], pairs[-1][1]) if pairs else (0, 0) for pairs in encoded["offset_mapping"]]
-        return [question[start:end] for question, (start, end) in zip(bare, kept, strict=True)]
 
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Pads on the right, so that positions stay."""
@@ -232,6 +234,16 @@ class Span(Task):
     def show_answer(self, answer: Any) -> str:
         """The text."""
         return _text(answer) or NO_ANSWER
+
+
+def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, length: int) -> list[str]:
+    """The questions without outer spaces, the `length` tokens that a truncation keeps."""
+    bare = [question.strip() for question in questions]
+    encoded = tokenizer(
+        bare, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
+    )  # fmt: skip
+    kept = [(pairs[0][0], pairs[-1][1]) if pairs else (0, 0) for pairs in encoded["offset_mapping"]]
+    return [question[start:end] for question, (start, end) in zip(bare, kept, strict=True)]
 
 
 def _stands(text: str, context: str, start: int) -> bool:

@@ -115,6 +115,17 @@ def test_read_squad_gives_no_answers_when_a_question_is_impossible(tmp_path: Pat
     assert squad.read_squad(path)["answers"][0] == {"text": [], "answer_start": []}
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_span_reads_the_same_rows_when_files_are_nested_or_in_the_hubs_columns(suffix: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / f"rows.{suffix}", hub_rows()
+    if suffix == "json":
+        path.write_text(json.dumps(nested(rows)))
+    else:
+        (rows.to_json if suffix == "jsonl" else rows.to_parquet)(str(path))
+    task = Span(files={"train": str(path), "test": str(path)}, unanswerable=True)
+    assert task.parts["test"].to_list() == Span(source=Rows(rows, rows)).parts["test"].to_list()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"data": 3}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
 def test_read_squad_names_the_file_when_it_is_of_another_form(content: str, tmp_path: Path) -> None:
     path = tmp_path / "dev.json"
@@ -136,9 +147,19 @@ def test_span_asks_for_unanswerable_when_a_row_has_no_answer() -> None:
     assert len(span(row(None), unanswerable=True).parts["test"]) == 1
 
 
-def test_span_refuses_a_stride_when_windows_would_not_move_on() -> None:
-    task = span(row("w3"), stride=13)
-    with pytest.raises(ConfigError, match=r"stride=13.*less than max_length 20 - max_question_length 4 - 3"):
+@pytest.mark.parametrize("options", [{"stride": 200}, {"max_length": 12, "max_question_length": 64, "stride": 128}])
+def test_span_windows_move_on_when_the_model_reads_fewer_tokens_than_configured(options: dict[str, Any]) -> None:
+    task = span(row("w20 w21", question="w90 w91 w92 w93 w94 w90 w91 w92"), **options)
+    windows = task.encode(task.parts["test"], wordpiece(), training=False)
+    starts = [min(place for place in window["_starts"] if place >= 0) for window in windows]
+    assert 3 < len(windows) < 40 and starts == sorted(set(starts))
+    assert max(map(len, windows["input_ids"])) <= task.max_length
+    assert "w20 w21" in texts_of_labels(task, wordpiece())
+
+
+def test_span_names_max_length_when_no_context_fits() -> None:
+    task = span(row("w3"), max_length=6)
+    with pytest.raises(ConfigError, match=r"max_length=6: no room for a context"):
         task.encode(task.parts["train"], wordpiece(), training=True)
 
 
@@ -241,6 +262,8 @@ def test_span_never_answers_outside_the_context_or_too_long_or_backwards_when_lo
     end = np.array([[9, 9, 9, 9, 4, 0, 0, 0, 5, 9]], np.float32)
     assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w1"]
     end[0, 4] = 0  # w4 w5, 9, before w1, 5; w1 .. w5, 10, is too long
+    assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
+    end[0, 4], start[0, 4] = 7, 0  # w4 w5, 9, before w1, 7; from w4 back to w1 it would be 11
     assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
 
 

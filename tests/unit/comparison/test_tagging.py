@@ -87,6 +87,21 @@ def test_tagging_reads_columns_when_the_suffix_is_one_of_them(suffix: str) -> No
     assert Tagging.readers[suffix] is read_conll
 
 
+@pytest.mark.parametrize("suffix", ["conll", "jsonl", "parquet"])
+def test_tagging_reads_the_same_rows_when_files_are_columns_or_the_hubs(suffix: str, tmp_path: Path) -> None:
+    path, task = tmp_path / f"rows.{suffix}", Tagging(source=Rows(hub_rows(), hub_rows()))
+    if suffix == "conll":
+        lines = [
+            "".join(f"{word} {tag}\n" for word, tag in zip(*row.values(), strict=True)) for row in task.parts["test"]
+        ]
+        path.write_text("\n".join(lines))
+    else:
+        (hub_rows().to_json if suffix == "jsonl" else hub_rows().to_parquet)(str(path))
+    own = Tagging(files={"train": str(path), "test": str(path)}, labels=NAMES)
+    assert own.parts["test"].to_list() == task.parts["test"].to_list()
+    assert own.labels == NAMES
+
+
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
