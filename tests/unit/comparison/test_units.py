@@ -65,7 +65,7 @@ def test_unit_learns_and_repeats_when_run_twice(inputs: Inputs, tmp_path: Path) 
     first = json.loads((tmp_path / "a" / "result.json").read_text())
     again = run(unit, tmp_path / "b")
     assert first["metrics"] == {"test": {"accuracy": 1.0}} and first["score"] == 1.0
-    assert steps == [(step, 36) for step in range(1, 61)] and first["steps"] == 60
+    assert steps == [(step, 60) for step in range(1, 61)] and first["steps"] == 60
     assert (tmp_path / "a" / ANSWERS).read_text() == again["answers"]
     assert {k: v for k, v in first.items() if k not in ("seconds", "peak_memory_mb")} == {
         k: v for k, v in again["result"].items() if k not in ("seconds", "peak_memory_mb")
