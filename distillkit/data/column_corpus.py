@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillkit.data.corpus import FileCorpus, Paths, plain_names, require_text_column
+from distillkit.data.rows import json_rows, table_rows
 from distillkit.errors import DataError
-
-_LONGEST_FIELD = 2**31 - 1
-"""Characters; the csv module's own limit is 131,072."""
 
 _MISSING = object()
 
@@ -62,18 +58,10 @@ class JsonlCorpus(_RowCorpus):
 
     def _texts(self, files: list[Path]) -> Iterator[dict[str, str | None]]:
         for file in files:
-            with file.open(encoding="utf-8-sig") as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield {"text": self._parse(line, f"{file}, line {number}")}
+            for line, record in json_rows(file, key="data.path"):
+                yield {"text": self._text(record, f"{file}, line {line}")}
 
-    def _parse(self, line: str, where: str) -> str | None:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise _bad_row(f"not JSON ({error})", where) from None
-        if not isinstance(record, dict):
-            raise _bad_row("not a JSON object", where)
+    def _text(self, record: dict[str, Any], where: str) -> str | None:
         text = record.get(self.text_column, _MISSING)
         if not isinstance(text, str | None):
             types = {key: "string" if isinstance(value, str) else type(value).__name__ for key, value in record.items()}
@@ -108,20 +96,13 @@ class CsvCorpus(_RowCorpus):
         return {**super()._options(), "delimiter": self.delimiter}
 
     def _texts(self, files: list[Path]) -> Iterator[dict[str, str | None]]:
-        csv.field_size_limit(_LONGEST_FIELD)
         for file in files:
-            with file.open(encoding="utf-8-sig", newline="") as stream:
-                reader = csv.reader(stream, delimiter=self.delimiter, strict=True)
-                header = next(reader, [])
-                require_text_column(self.text_column, dict.fromkeys(header, "string"), file)
-                place = header.index(self.text_column)
-                try:
-                    for row in filter(None, reader):
-                        if len(row) != len(header):
-                            raise csv.Error(f"{len(row)} fields, but {len(header)} in the header")
-                        yield {"text": row[place]}
-                except csv.Error as error:
-                    raise _bad_row(str(error), f"{file}, line {reader.line_num}") from None
+            rows = table_rows(file, delimiter=self.delimiter, key="data.path")
+            header = next(rows, [])
+            require_text_column(self.text_column, dict.fromkeys(header, "string"), file)
+            place = header.index(self.text_column)
+            for row in rows:
+                yield {"text": row[place]}
 
 
 class ParquetCorpus(_ColumnCorpus):
@@ -144,7 +125,3 @@ class ParquetCorpus(_ColumnCorpus):
     def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
         names = plain_names(files, folder)
         return datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=[self.text_column])
-
-
-def _bad_row(problem: str, where: str) -> DataError:
-    return DataError(problem, key="data.path", value=where, fix="repair the line or leave the file out")

@@ -75,22 +75,40 @@ class HubCorpus:
         return None if self.valid_split is None else self._load(self.valid_split)
 
     def _load(self, split: str) -> datasets.Dataset:
-        if not Path(self.name).exists() and not _hub_in_reach(self.name):
-            datasets.config.HF_HUB_OFFLINE = True  # looks in the cache at once instead of retrying for a minute
-        try:
-            with quiet():
-                # datasets 5 runs no code of a data set; saying so keeps an older one from asking
-                loaded = datasets.load_dataset(self.name, self.config, split=split, trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"cannot be loaded: {error}",
-                key="data.name",
-                value=self.name,
-                fix="check data.name, data.config, the split and the network",
-            ) from error
+        loaded = load_hub(
+            self.name,
+            self.config,
+            split,
+            key="data.name",
+            fix="check data.name, data.config, the split and the network",
+        )
         columns = {name: str(getattr(feature, "dtype", "nested")) for name, feature in loaded.features.items()}
         require_text_column(self.text_column, columns, self.name)
         return loaded
+
+
+def load_hub(name: str, config: str | None, split: Any, *, revision: str | None = None, key: str, fix: str) -> Any:
+    """A data set of the hub, of its cache, or a local folder in the hub's layout.
+
+    Args:
+        name, config, revision: of the data set.
+        split: as load_dataset takes it: a name, or a mapping of names.
+        key, fix: the configuration key to name in an error, and what to do about it.
+
+    Returns:
+        A Dataset, or a mapping of them as `split` is one.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    if not (Path(name).exists() or datasets.config.HF_HUB_OFFLINE or _hub_in_reach(name)):
+        datasets.config.HF_HUB_OFFLINE = True  # looks in the cache at once instead of retrying for a minute
+    try:
+        with quiet():
+            # datasets 5 runs no code of a data set; saying so keeps an older one from asking
+            return datasets.load_dataset(name, config, split=split, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"cannot be loaded: {error}", key=key, value=name, fix=fix) from error
 
 
 def _hub_in_reach(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
 from distillkit.errors import ConfigError, DataError
 
@@ -57,16 +58,14 @@ def read_documents(
     *,
     key: str,
     value: object,
-    clean: Callable[[str], str] = str,
 ) -> tuple[datasets.Dataset, int]:
-    """Clean and strip the texts of a column and drop the blank ones.
+    """Strip the texts of a column and drop the blank ones.
 
     Args:
         raw: any columns.
         column: where the text is.
         cache_file: Arrow file to write the documents to.
         key, value: the configuration key, and its value, to name in an error.
-        clean: is applied to every text.
 
     Returns:
         Columns "text" and "place" (the document's place in [0, 1), from its SHA-256), and how many were blank.
@@ -76,7 +75,7 @@ def read_documents(
     """
     with quiet():
         documents = raw.select_columns([column]).map(
-            partial(_clean, column=column, clean=clean),
+            partial(_strip, column=column),
             batched=True,
             batch_size=DOCUMENTS_PER_BATCH,
             writer_batch_size=DOCUMENTS_PER_BATCH,
@@ -91,25 +90,22 @@ def read_documents(
     return documents, len(raw) - len(documents)
 
 
-def _clean(batch: dict[str, list[Any]], *, column: str, clean: Callable[[str], str]) -> dict[str, list[Any]]:
+def _strip(batch: dict[str, list[Any]], *, column: str) -> dict[str, list[Any]]:
     # a byte-order mark can stand anywhere once files were joined
-    texts = [text for value in batch[column] if (text := clean(value or "").replace("\ufeff", "").strip())]
-    return {"text": texts, "place": [_place(text) for text in texts]}
+    texts = [text for value in batch[column] if (text := (value or "").replace("\ufeff", "").strip())]
+    return {"text": texts, "place": [place(text) for text in texts]}
 
 
-def _place(text: str) -> float:
+def place(text: str) -> float:
+    """A text's place in [0, 1), from its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
-def check_fraction(valid_fraction: float) -> None:
-    """Raise ConfigError unless 0 < valid_fraction < 1."""
-    if not 0 < valid_fraction < 1:
+def check_fraction(fraction: float, *, key: str = "data.valid_fraction", example: float = 0.05) -> None:
+    """Raise ConfigError naming `key`, with a good value as example, unless 0 < fraction < 1."""
+    if not 0 < fraction < 1:
         raise ConfigError(
-            "not a share of the documents",
-            key="data.valid_fraction",
-            value=valid_fraction,
-            allowed="(0, 1)",
-            fix="set data.valid_fraction=0.05",
+            "not a share of the whole", key=key, value=fraction, allowed="(0, 1)", fix=f"set {key}={example}"
         )
 
 
@@ -119,11 +115,19 @@ def split_documents(documents: datasets.Dataset, valid_fraction: float, *, blank
     The place depends on the text alone, so a document stays on its side when the corpus grows or moves, and equal
     documents share a side. With a single (distinct) document nothing is held out.
     """
-    place = np.asarray(documents.with_format("numpy")["place"][:])
+    held = held_out(np.asarray(documents.with_format("numpy")["place"][:]), valid_fraction)
     documents = documents.select_columns(["text"])
-    if place.min() == place.max():
+    if not held.any():
         return Splits(documents, None, blank)
-    held = place <= max(np.nextafter(valid_fraction, 0), place.min())
-    if held.all():
-        held = place < place.max()
     return Splits(documents.select(np.flatnonzero(~held)), documents.select(np.flatnonzero(held)), blank)
+
+
+def held_out(places: NDArray[np.float64], fraction: float) -> NDArray[np.bool_]:
+    """Which to hold out: those whose place is below the fraction, at least one and never all; none of a single place.
+
+    Args:
+        places: [N], of `place`.
+        fraction: in (0, 1).
+    """
+    held = places <= max(np.nextafter(fraction, 0), places.min())
+    return places < places.max() if held.all() else held

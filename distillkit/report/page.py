@@ -40,7 +40,10 @@ def model_table(facts: Mapping[str, Any]) -> list[Row]:
 
 
 def run_table(facts: Mapping[str, Any]) -> list[Row]:
-    """How the runs went: a label and one cell a run, in the order of facts["runs"]."""
+    """How the runs went: a label and one cell a run, in the order of facts["runs"].
+
+    A row of nothing but dashes is left out.
+    """
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "state": lambda run: run["state"],
         "optimizer steps": lambda run: f"{run['step']:,}" + (f" of {run['steps']:,}" if run["steps"] else ""),
@@ -48,12 +51,14 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
         "time": lambda run: duration(run["seconds"]),
         "sessions": lambda run: str(run["sessions"]),
         "tokens/s, median": lambda run: cell(run["tokens_per_second"], "{:,.0f}".format),
+        "peak memory of training, MB": lambda run: cell(run["training"]["peak_memory_mb"], "{:,.0f}".format),
+        "peak GPU memory of training, MB": lambda run: cell(run["training"]["peak_gpu_memory_mb"], "{:,.0f}".format),
         "threads": lambda run: str(run["threads"]),
         "loss": lambda run: ", ".join(f"{weight:g} {term}" for term, weight in run["weights"].items() if weight),
         "temperature": lambda run: cell(run["temperature"], "{:g}".format),
         "distillkit": lambda run: run["version"],
     }
-    return [(label, [show(run) for run in facts["runs"].values()]) for label, show in rows.items()]
+    return known([(label, [show(run) for run in facts["runs"].values()]) for label, show in rows.items()])
 
 
 def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:

@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from distillkit.comparison.tasks.sources import FileRows, Reader, Source
-from distillkit.errors import DataError
-
-TRAIN, TEST = "train", "test"
-"""Names of the parts every task has; further parts are further test sets."""
+from distillkit.comparison.tasks.readers import Reader
+from distillkit.comparison.tasks.sources import TEST, TRAIN, FileRows, Source
+from distillkit.errors import ConfigError, DataError, TeacherError
 
 Outputs = tuple[NDArray[np.float32], ...]
 """What a model says of one feature: its logits without padding, for a span start and end."""
@@ -27,10 +25,17 @@ class Task(ABC):
 
     Args:
         source: gives the raw rows of each part where no files are named.
-        files: part -> a file, or None; when "train" is named the files take the source's place.
+        files: part -> a file, or None; when "train" is named the files take the source's place. Without a "test" a
+            share of "train" is held out for it.
+        header: whether CSV and TSV files begin with the names of their columns.
+        test_fraction: that share, in (0, 1), chosen by a hash of each row.
         max_length: tokens of a feature at most.
         epochs, batch_size, lr: this task's own, the same for every model; None: the recipe's.
         train_rows, test_rows: at most so many rows of a part, drawn once for every model and seed; None: all.
+        glue: whether the task belongs to the GLUE average.
+
+    Raises:
+        ConfigError: a file to test on is named without one to train on, or test_fraction is out of range.
 
     Attributes:
         head: the transformers Auto class of the fine-tuned model.
@@ -47,15 +52,23 @@ class Task(ABC):
         *,
         source: Source | None = None,
         files: Mapping[str, str | None] | None = None,
+        header: bool = True,
+        test_fraction: float = 0.1,
         max_length: int = 128,
-        epochs: float | None = None,
+        epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         train_rows: int | None = None,
         test_rows: int | None = None,
+        glue: bool = False,
     ) -> None:
         named = {part: path for part, path in (files or {}).items() if path is not None}
-        self.source = FileRows(named, self.readers) if TRAIN in named else source
+        if named and TRAIN not in named:
+            raise ConfigError(
+                "a file to test on, none to train on", key="task.*.files.train", value=None, fix="name both"
+            )
+        own = FileRows(named, self.readers, header=header, test_fraction=test_fraction) if named else None
+        self.source, self.glue = own or source, glue
         self.max_length, self.epochs, self.batch_size, self.lr = max_length, epochs, batch_size, lr
         self.train_rows, self.test_rows = train_rows, test_rows
 
@@ -63,7 +76,7 @@ class Task(ABC):
 
     @cached_property
     def parts(self) -> dict[str, datasets.Dataset]:
-        """Part -> rows in the columns of the kind; "train", "test" and further test sets.
+        """Part -> rows in the columns of the kind; "train", "test" and further test sets, training rows first.
 
         Raises:
             DataError: a part is missing, empty, cannot be read, or a row of it does not fit; file and row are named.
@@ -78,7 +91,9 @@ class Task(ABC):
             if part not in raw:
                 raise DataError(f"no rows to {part}", key=f"task.*.files.{part}", value=None, fix="name its file")
         limits = {part: self.train_rows if part == TRAIN else self.test_rows for part in raw}
-        return {part: self.normalise(part, _sample(rows, limits[part])) for part, rows in raw.items()}
+        # "train" first: it may tell which labels there are; all of its rows, before any are drawn
+        order = sorted(raw, key=lambda part: part != TRAIN)
+        return {part: _sample(self.normalise(part, raw[part]), limits[part]) for part in order}
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the rows: of files their contents, of a hub's data set its name."""
@@ -89,6 +104,14 @@ class Task(ABC):
         """Raw rows in the columns of the kind; DataError naming the part and the row that does not fit."""
 
     # --- what a model reads ----------------------------------------------------------------------
+
+    def check_model(self, config: PreTrainedConfig, *, name: str) -> None:
+        """Raise TeacherError, naming the model, unless transformers has the head for its class."""
+        if type(config) not in self.head._model_mapping:  # type: ignore[attr-defined]
+            raise TeacherError(
+                f"transformers has no {self.head.__name__} for {config.model_type}",
+                key="models", value=name, fix="leave out the model, or the tasks of this kind",
+            )  # fmt: skip
 
     @abstractmethod
     def head_config(self) -> dict[str, Any]:

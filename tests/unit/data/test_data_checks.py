@@ -157,7 +157,7 @@ def test_csv_corpus_keeps_texts_as_written_when_they_look_like_something_else(tm
 def test_csv_corpus_names_the_column_or_the_file_when_it_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.text_column=text: no such column.*allowed: body, x"):
         CsvCorpus(write(tmp_path / "a.csv", "body,x\nb,1\n")).splits(tmp_path / "a")
-    with pytest.raises(DataError, match=r"data\.path=.*b\.csv, line 4: 3 fields, but 2 in the header"):
+    with pytest.raises(DataError, match=r"data\.path=.*b\.csv, line 4: 3 fields, but 2 in the first line"):
         CsvCorpus(write(tmp_path / "b.csv", "text,x\n\nb,1\nc, d,2\n")).splits(tmp_path / "b")
     with pytest.raises(DataError, match=r"data\.path=.*c\.csv, line 3: unexpected end of data"):
         CsvCorpus(write(tmp_path / "c.csv", 'text,x\nb,1\n"c,2\n')).splits(tmp_path / "c")

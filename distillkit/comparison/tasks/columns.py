@@ -1,0 +1,66 @@
+"""Columns of raw rows, and features made of rows: what the kinds of tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+
+from distillkit.data.splitting import quiet
+from distillkit.errors import DataError
+
+Column = str | int
+"""A column's name, or its place from 0 (files of one task may name the same column differently)."""
+
+
+def column(raw: datasets.Dataset, wanted: Column, part: str, *, key: str) -> str:
+    """The name of a column.
+
+    Args:
+        raw: rows.
+        wanted: its name or place.
+        part: whose rows they are, for an error.
+        key: the configuration key that names the column.
+
+    Raises:
+        DataError: there is none.
+    """
+    name, names = str(wanted), raw.column_names
+    if name in names:
+        return name
+    if name.isdigit() and int(name) < len(names):
+        return str(names[int(name)])
+    raise DataError(
+        f"the {part} rows have no such column", key=key, value=wanted, allowed=", ".join(names),
+        fix="give its name, or its place from 0",
+    )  # fmt: skip
+
+
+def texts(raw: datasets.Dataset, wanted: Column, part: str, *, key: str) -> list[str]:
+    """The texts of a column; DataError naming the part and row that has none. See `column`."""
+    values: list[Any] = raw[column(raw, wanted, part, key=key)][:]
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str):
+            raise bad_value(f"{value!r} is no text", part, number, key=key, value=wanted)
+    return values
+
+
+def bad_value(
+    problem: str, part: str, row: int, *, key: str, value: Any, allowed: str | None = None, fix: str = "repair the row"
+) -> DataError:
+    """The error of a row, counted from 1, that does not fit."""
+    return DataError(f"row {row} of the {part} rows: {problem}", key=key, value=value, allowed=allowed, fix=fix)
+
+
+def make_features(rows: datasets.Dataset, make: Callable[..., dict[str, Any]]) -> datasets.Dataset:
+    """One feature a row, with its place as "_row"; `make` takes a batch of rows and gives columns."""
+
+    def encode(batch: dict[str, list[Any]], places: list[int]) -> dict[str, Any]:
+        return {**make(batch), "_row": places}
+
+    with quiet():
+        return rows.map(
+            encode, batched=True, with_indices=True, remove_columns=rows.column_names, load_from_cache_file=False,
+            new_fingerprint="features",  # a fingerprint of the tokenizer would take longer than its work
+        )  # fmt: skip
