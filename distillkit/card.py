@@ -47,7 +47,7 @@ def model_card(
         figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
         commands: the overrides of train, then those of each resume, as typed.
         step, ranks, name: optimizer steps, processes, "owner/model" on the hub.
-        tasks: comparison.json, of these weights; none or empty when they were not compared on tasks.
+        tasks: comparison.json of these weights, or nothing.
 
     Returns:
         Markdown with YAML metadata that `huggingface_hub.ModelCard` parses.
@@ -59,10 +59,8 @@ def model_card(
         ModelCard.from_template(
             _metadata(config, figures.get("student", {}), tasks or {}, title),
             template_str=files("distillkit").joinpath(TEMPLATE).read_text(),
-            title=title,
+            title=title, source=name or FOLDER, model_class=student["class"],
             summary=f"A masked-language model of {student['layers']} layers, {made} with distillkit.",
-            source=name or FOLDER,
-            model_class=student["class"],
             figures=_figures_table(figures),
             tasks=_tasks_text(tasks) if tasks else "",
             model=_rows(_model_rows(config, facts)),
@@ -70,7 +68,7 @@ def model_card(
             commands="\n".join(shown_commands(commands, paths=False)),
             limits=_limits(config, student),
         )
-    )
+    )  # fmt: skip
 
 
 def corpus_name(data: dict[str, Any]) -> str:

@@ -124,9 +124,9 @@ def rewrite_card(run_dir: str | Path) -> None:
 
 
 def _finished_card(folder: RunFolder, config: dict[str, Any], step: int, name: str | None) -> str:
-    """With the figures on tasks, when they are of these weights."""
+    """With the figures on tasks, when there are any and they are of these weights."""
     tasks = folder.comparison
-    if tasks and tasks["weights"] != weights_hash(folder.path / STUDENT):
+    if not tasks.get("scores") or tasks["weights"] != weights_hash(folder.path / STUDENT):
         tasks = {}
     return _card(folder, config, folder.evaluation, step, name, tasks)
 

@@ -119,6 +119,7 @@ def efficiency_table(facts: Mapping[str, Any]) -> Table:
         "training_peak_gpu_memory_mb": ("own training, peak GPU memory, MB", "{:,.0f}".format),
         "training_cost": (f"own training, {facts['currency']}", "{:,.2f}".format),
         "fine_tuning": ("fine-tuning, mean time of a task", duration),
+        "fine_tuning_memory": ("fine-tuning, peak memory, MB", "{:,.0f}".format),
     }
     rows = [(label, [cell(model.get(key), show) for model in costs]) for key, (label, show) in forms.items()]
     return Table(list(facts["models"]), known(rows))
@@ -209,12 +210,15 @@ def _glue_heading(facts: Mapping[str, Any]) -> str:
 def _costs(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A model's figures on one level."""
     model = facts["models"][name]
-    seconds = [entry["seconds"] for entry in facts["scores"].get(name, {}).values() if entry["seconds"] is not None]
+    entries = facts["scores"].get(name, {}).values()
+    seconds = [entry["seconds"] for entry in entries if entry["seconds"] is not None]
+    memory = [entry["peak_memory_mb"] for entry in entries if entry["peak_memory_mb"] is not None]
     return {
         **model,
         **{f"throughput_{length}": value for length, value in (model["throughput"] or {}).items()},
         **{f"training_{key}": value for key, value in (model["training"] or {}).items()},
         "fine_tuning": sum(seconds) / len(seconds) if seconds else None,
+        "fine_tuning_memory": max(memory, default=None),
     }
 
 

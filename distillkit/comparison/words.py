@@ -47,7 +47,7 @@ def _where(facts: Mapping[str, Any]) -> str:
 
 def _best(facts: Mapping[str, Any], found: Mapping[str, Score], reference: str | None) -> Iterator[str]:
     """The best student, or without one the best of the others; and those that the seeds do not tell from it."""
-    others = [name for name in found if name != reference and facts["models"][name]["role"] != "control"]
+    others = [name for name in found if name != reference]
     students = [name for name in others if facts["models"][name]["role"] == "student"]
     chosen = students or others
     if not chosen:
@@ -56,24 +56,24 @@ def _best(facts: Mapping[str, Any], found: Mapping[str, Score], reference: str |
     score = f"{score_text(*found[best])}{'' if reference else _where(facts)}"
     if len(chosen) > 1:
         group = "students" if students else "others" if reference else "models"
-        yield f"Of the {group}, {best} does best: {score}{_kept(facts, found, best, reference)}."
+        yield f"Of the {group}, {best} does best: {score}{_kept(facts, best, reference)}."
         equals = [name for name in chosen if name != best and alike(found[name], found[best])]
         if equals:
             yield f"Its lead over {listed(equals)} is within the seeds' spread."
     else:
-        yield f"The {'student' if students else 'model'} {best} scores {score}{_kept(facts, found, best, reference)}."
+        yield f"The {'student' if students else 'model'} {best} scores {score}{_kept(facts, best, reference)}."
     if reference and alike(found[best], found[reference]):
         yield f"The difference between {best} and {reference} is within the seeds' spread."
 
 
-def _kept(facts: Mapping[str, Any], found: Mapping[str, Score], name: str, reference: str | None) -> str:
+def _kept(facts: Mapping[str, Any], name: str, reference: str | None) -> str:
     """What a model keeps of the reference's score, at what size and speed."""
     if reference is None:
         return ""
     model = facts["models"][name]
     parts = []
-    if found[reference].mean > 0:
-        parts.append(f"{found[name].mean / found[reference].mean:.1%} of what {reference} reaches")
+    if model["retained"] is not None:
+        parts.append(f"{model['retained']:.1%} of what {reference} reaches")
     if model["unique_parameters"]:
         share = f" ({1 / model['compression']:.0%} of its)" if model["compression"] else ""
         parts.append(f"with {parameters_text(model['unique_parameters'])} parameters{share}")

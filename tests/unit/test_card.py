@@ -233,6 +233,12 @@ def test_card_shows_no_tasks_when_they_are_of_other_weights(finished: Path) -> N
     assert "Held-out figures" in text and "On tasks" not in text and "question-answering" not in text
 
 
+def test_card_shows_no_tasks_when_all_of_them_failed(finished: Path) -> None:
+    (finished / COMPARISON).write_text(json.dumps(compared(weights=weights_hash(finished), scores={})))
+    publishing.rewrite_card(finished)
+    assert "On tasks" not in (finished / "student" / "README.md").read_text()
+
+
 def test_card_stays_as_it_is_when_the_run_goes_on(finished: Path) -> None:
     with (finished / EVENTS).open("a") as events:
         events.write('{"time": 9.0, "event": "resume", "step": 50}\n')

@@ -95,6 +95,10 @@ def test_summary_measures_against_nothing_when_there_is_no_reference() -> None:
     assert "reaches" not in text and "teacher" not in text
 
 
+def test_summary_tells_what_the_control_keeps_when_no_student_ran() -> None:
+    assert "The model control scores 73.2 ± 0.3, 92.1% of what bert reaches" in said(only("bert", "control"))
+
+
 def test_summary_names_what_is_missing_when_a_unit_failed() -> None:
     scores = SCORES | {"albert": {"sst2": 0.871}}
     text = said(results(scores))
