@@ -166,12 +166,10 @@ def predict(
 
     Args:
         model: fine-tuned.
-        features: of `Task.encode`.
-        collate: of `Task.collator`.
+        features, collate: of the task.
         batch_size: of training; PREDICTED_AT_ONCE times as many go through at once.
         per_token: cut the padding off.
-        device: to compute on.
-        autocast: under bfloat16.
+        device, autocast: to compute on, under bfloat16.
 
     Returns:
         One tuple of float32 arrays a feature, in the order of the features.
@@ -190,12 +188,9 @@ def predict(
             output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
             logits = [value.float().cpu().numpy() for name, value in output.items() if name.endswith("logits")]
             found += zip(*logits, strict=True)
-    if per_token:
-        sizes = lengths[longest_first]
-        found = [tuple(array[:size] for array in one) for one, size in zip(found, sizes, strict=True)]
     ordered: list[Outputs] = [()] * len(found)
     for place, one in zip(longest_first, found, strict=True):
-        ordered[place] = one
+        ordered[place] = tuple(logits[: lengths[place]] for logits in one) if per_token else one
     return ordered
 
 

@@ -51,14 +51,10 @@ def gather(
     for own in scores.values():
         for task, entry in own.items():
             entry["retained"] = _share(entry["mean"], scores.get(reference or "", {}).get(task, {}).get("mean"))
-    shown = {model.name: _model(model, efficiency.get(model.name, {}), cfg["price_per_hour"]) for model in models}
-    for name, row in shown.items():
-        row |= _relative(row, shown.get(reference or "")) | {"score": averages[name]["all"]}
-        row["retained"] = _share(row["score"], averages.get(reference or "", {}).get("all"))
+    shown = _models(models, efficiency, averages, reference, cfg["price_per_hour"])
     return {
         "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(),
-        "command": ["compare", *words],
-        "recipe": _recipe(cfg), "reference": reference, "models": shown,
+        "command": ["compare", *words], "recipe": _recipe(cfg), "reference": reference, "models": shown,
         "tasks": {name: _task(cfg, name, task) for name, task in tasks.items()}, "scores": scores,
         "averages": averages, "failed": _failed(units, results, errors),
         "disagreements": disagreements(reference, models, tasks, results, place),
@@ -124,6 +120,21 @@ def _share(value: float | None, of: float | None) -> float | None:
 
 
 # --- models and tasks --------------------------------------------------------------------------------------------
+
+
+def _models(
+    models: Sequence[Contender],
+    efficiency: Mapping[str, Figures],
+    averages: Mapping[str, Figures],
+    reference: str | None,
+    price: float | None,
+) -> dict[str, Figures]:
+    """Name -> what the model is, what it costs, and its score; beside the reference's."""
+    shown = {model.name: _model(model, efficiency.get(model.name, {}), price) for model in models}
+    for name, row in shown.items():
+        row |= _relative(row, shown.get(reference or "")) | {"score": averages[name]["all"]}
+        row["retained"] = _share(row["score"], averages.get(reference or "", {}).get("all"))
+    return shown
 
 
 def _model(model: Contender, cost: Figures, price: float | None) -> Figures:

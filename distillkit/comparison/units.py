@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -126,29 +127,32 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
     with quiet():
         datasets.disable_caching()
         features = {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}
-    collate = task.collator(tokenizer)
-    trainer = make(
-        unit.recipe["trainer"], logger=False, callbacks=[], limit_val_batches=0, default_root_dir=str(folder)
-    )  # it stores nothing: what lasts of a fine-tuning is its answers
-    module = FineTuning(
-        model, optimizer=make(unit.recipe["optimizer"]), scheduler=make(unit.recipe["scheduler"]), on_step=on_step
-    )
-    began, size = time.perf_counter(), unit.recipe["batch_size"]
-    train(module, trainer, features.pop(TRAIN), collate, batch_size=size, seed=unit.seed)
-    seconds, device = time.perf_counter() - began, trainer.strategy.root_device
-    metrics, answers = {}, {}
-    for part, encoded in features.items():
-        outputs = predict(
-            model, encoded, collate, batch_size=size, per_token=task.per_token, device=device,
-            autocast=str(unit.recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
-        )  # fmt: skip
-        answers[part] = task.answers(outputs, encoded, task.parts[part])
-        metrics[part] = task.metrics(answers[part], task.parts[part])
-    write_text(folder / ANSWERS, json.dumps(next(iter(answers.values()))))
-    scores = [found[name] for found in metrics.values() for name in task.scored]
-    result = {
-        "model": unit.model, "task": unit.task, "seed": unit.seed, "metrics": metrics,
-        "score": sum(scores) / len(scores), "steps": trainer.global_step, "seconds": seconds,
-        "max_length": task.max_length, "threads": torch.get_num_threads(), "device": device.type, **memory_used(device),
+    recipe, collate = unit.recipe, task.collator(tokenizer)
+    # it stores nothing: what lasts of a fine-tuning is its answers
+    silent: dict[str, Any] = {"logger": False, "callbacks": [], "limit_val_batches": 0}
+    trainer = make(recipe["trainer"], **silent, default_root_dir=str(folder))
+    optimizer, scheduler = make(recipe["optimizer"]), make(recipe["scheduler"])
+    module = FineTuning(model, optimizer=optimizer, scheduler=scheduler, on_step=on_step)
+    began = time.perf_counter()
+    train(module, trainer, features.pop(TRAIN), collate, batch_size=recipe["batch_size"], seed=unit.seed)
+    figures = {"steps": trainer.global_step, "seconds": time.perf_counter() - began, "max_length": task.max_length}
+    device = trainer.strategy.root_device
+    outputs = {
+        part: predict(
+            model, rows, collate, batch_size=recipe["batch_size"], per_token=task.per_token, device=device,
+            autocast=str(recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
+        )
+        for part, rows in features.items()
     }  # fmt: skip
+    figures |= {"threads": torch.get_num_threads(), "device": device.type, **memory_used(device)}
+    answers = {part: task.answers(outputs[part], rows, task.parts[part]) for part, rows in features.items()}
+    _write(unit, folder, task, answers, figures)
+
+
+def _write(unit: Unit, folder: Path, task: Task, answers: Mapping[str, list[Any]], figures: dict[str, Any]) -> None:
+    """Judges the answers to each test set and writes both files."""
+    metrics = {part: task.metrics(given, task.parts[part]) for part, given in answers.items()}
+    score = statistics.mean(found[name] for found in metrics.values() for name in task.scored)
+    result = {"model": unit.model, "task": unit.task, "seed": unit.seed, "metrics": metrics, "score": score, **figures}
+    write_text(folder / ANSWERS, json.dumps(next(iter(answers.values()))))
     write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
