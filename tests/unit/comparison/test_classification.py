@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, GPTBigCodeConfig, T5Config
 
+from distillkit.comparison.tasks.classification import Classification
 from distillkit.errors import ConfigError, DataError, TeacherError
 from tests.faults.harness import make_bert
 from tests.unit.comparison.made_tasks import make_task, pair_tokenizer, write_lines, write_text
@@ -213,6 +214,13 @@ def test_labels_are_those_of_all_training_rows_when_few_are_drawn(tmp_path: Path
     path = write_lines(tmp_path / "a.jsonl", rows)
     task = make_task("classification", files={"train": path, "test": path}, train_rows=2)
     assert len(task.parts["train"]) == 2 and task.names == ["common", "rare"]
+
+
+def test_labels_are_the_training_rows_when_another_part_is_named_first(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": label} for label in ("common", "rare", "common")]
+    files = {"test": write_lines(tmp_path / "b.jsonl", rows[:1]), "train": write_lines(tmp_path / "a.jsonl", rows)}
+    task = Classification(text="text", files=files)
+    assert list(task.parts) == ["train", "test"] and task.names == ["common", "rare"]
 
 
 @pytest.mark.parametrize(
