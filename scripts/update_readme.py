@@ -1,8 +1,8 @@
 """Puts the figures of docs/figures/*.json into the README, between its markers.
 
-    python scripts/update_readme.py [--demo runs/demo]
+    python scripts/update_readme.py [--demo runs/demo] [--comparison runs/compare]
 
-With --demo, first records that demo's report in docs/figures/.
+First records the report of a demo, or the results of a comparison, in docs/figures/ where they are named.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillkit.comparison.tables import score_table
 from distillkit.progress import duration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,41 @@ def record_demo(page: Path) -> None:
         shutil.copy(picture, FIGURES / f"demo_{picture.name}")
 
 
+def record_comparison(page: Path) -> None:
+    """Copies what the README shows of a comparison: its numbers without examples, and one figure in both themes.
+
+    Args:
+        page: the comparison's folder.
+    """
+    facts = json.loads((page / "results.json").read_text())
+    del facts["command"]  # names folders of the machine
+    for rows in facts["disagreements"].values():
+        for row in rows.values():
+            del row["examples"]
+    (FIGURES / "comparison.json").write_text(json.dumps(facts, indent=1) + "\n")
+    for picture in (page / "figures").glob(f"{FIGURE}*.png"):
+        shutil.copy(picture, FIGURES / f"comparison_{picture.name}")
+
+
+def comparison_table(facts: Mapping[str, Any]) -> str:
+    """The scores of a comparison, one model a row, as Markdown; and how they came about."""
+    head, rows = score_table(facts)
+    lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
+    data = "; ".join(
+        f"{name}: {task['parts']['train']:,} rows, {task['epochs']} epochs, judged on {task['parts']['test']:,} by"
+        f" {' and '.join(task['metrics'])}"
+        for name, task in facts["tasks"].items()
+    )
+    recipe, machine = facts["recipe"], facts["machine"]
+    how = (
+        f"Scores x 100, mean ± standard deviation over seeds {', '.join(map(str, recipe['seeds']))}; {data}."
+        f" {recipe['optimizer']} {recipe['lr']:g}, batches of {recipe['batch_size']}, {recipe['precision']}, for every"
+        f" model; {machine['cpus']} cores ({machine['cpu']})."
+    )
+    return "\n".join([*lines, "", f"({how})"])
+
+
 def demo_table(demo: Mapping[str, Any]) -> str:
     """The models of a report's facts, one a row, as Markdown; and how long the runs took."""
     lines = [f"| | {' | '.join(label for label, _ in COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}"]
@@ -84,8 +120,8 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def filled(readme: str) -> str:
-    """The README with both tables as the JSON files have them."""
-    for name, render in (("demo", demo_table), ("control", control_table)):
+    """The README with its tables as the JSON files have them."""
+    for name, render in (("demo", demo_table), ("control", control_table), ("comparison", comparison_table)):
         table = render(json.loads((FIGURES / f"{name}.json").read_text()))
         pattern = rf"(<!-- {name} table -->\n).*?(<!-- end -->)"
         readme = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", readme, flags=re.S)
@@ -95,6 +131,10 @@ def filled(readme: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path)
-    if folder := parser.parse_args().demo:
-        record_demo(folder)
+    parser.add_argument("--comparison", type=Path)
+    given = parser.parse_args()
+    if given.demo:
+        record_demo(given.demo)
+    if given.comparison:
+        record_comparison(given.comparison)
     README.write_text(filled(README.read_text()))
