@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distillkit.data.demo_corpus import DemoCorpus
 from distillkit.demo_teacher import HUB
-from distillkit.evaluation.summary import COLUMNS
+from distillkit.evaluation.summary import COLUMNS, score_text
 from distillkit.licenses import UNKNOWN
 from distillkit.redaction import last_name, shown_commands, without_folders
 from distillkit.teachers import DEMO
@@ -18,6 +18,14 @@ from distillkit.teachers import DEMO
 TEMPLATE = "assets/card.md.jinja"
 FOLDER = "."
 """What the card's example loads when it is read beside the model: run it in the model's folder."""
+_HUB_TASKS = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "span": "question-answering",
+    "choice": "multiple-choice",
+}
+"""What the hub calls each kind of task."""
 
 
 def model_card(
@@ -29,6 +37,7 @@ def model_card(
     step: int,
     ranks: int,
     name: str | None = None,
+    tasks: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of a student's folder. It names no folder of this machine and no value that looks like a secret.
 
@@ -38,6 +47,7 @@ def model_card(
         figures: evaluation.json's, model -> figures; empty when this student was not evaluated.
         commands: the overrides of train, then those of each resume, as typed.
         step, ranks, name: optimizer steps, processes, "owner/model" on the hub.
+        tasks: comparison.json of these weights, or nothing.
 
     Returns:
         Markdown with YAML metadata that `huggingface_hub.ModelCard` parses.
@@ -47,19 +57,18 @@ def model_card(
     made = f"distilled from {teacher}" if teacher else f"trained without a teacher, from {_shown(_source(config))}"
     return str(
         ModelCard.from_template(
-            _metadata(config, figures.get("student", {}), title),
+            _metadata(config, figures.get("student", {}), tasks or {}, title),
             template_str=files("distillkit").joinpath(TEMPLATE).read_text(),
-            title=title,
+            title=title, source=name or FOLDER, model_class=student["class"],
             summary=f"A masked-language model of {student['layers']} layers, {made} with distillkit.",
-            source=name or FOLDER,
-            model_class=student["class"],
             figures=_figures_table(figures),
+            tasks=_tasks_text(tasks) if tasks else "",
             model=_rows(_model_rows(config, facts)),
             training=_rows(_training_rows(config, facts, step, ranks)),
             commands="\n".join(shown_commands(commands, paths=False)),
             limits=_limits(config, student),
         )
-    )
+    )  # fmt: skip
 
 
 def corpus_name(data: dict[str, Any]) -> str:
@@ -74,7 +83,9 @@ def corpus_name(data: dict[str, Any]) -> str:
     return ", ".join(map(last_name, [paths] if isinstance(paths, str) else paths))
 
 
-def _metadata(config: dict[str, Any], figures: Mapping[str, Any], title: str) -> ModelCardData:
+def _metadata(
+    config: dict[str, Any], figures: Mapping[str, Any], tasks: Mapping[str, Any], title: str
+) -> ModelCardData:
     source, data = _source(config), config["data"]
     dataset = _hub_name(data.get("name") or "")
     hub = HUB if source == DEMO else _hub_name(source)
@@ -85,7 +96,7 @@ def _metadata(config: dict[str, Any], figures: Mapping[str, Any], title: str) ->
         )
         for key, kind, text in (("mlm_loss", "loss", "held-out MLM loss"), ("top1", "accuracy", "top-1 accuracy"))
         if key in figures
-    ]  # fmt: skip
+    ] + _task_results(tasks)  # fmt: skip
     return ModelCardData(
         base_model=hub,
         datasets=[dataset] if dataset else None,
@@ -125,8 +136,56 @@ def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         [name, *(COLUMNS[column][1].format(row[column]) if column in row else "-" for column in columns)]
         for name, row in figures.items()
     ]
-    lines = [head, ["---", *["---:"] * len(columns)], *rows]
+    return _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- after fine-tuning -------------------------------------------------------------------------------------------
+
+
+def _task_results(tasks: Mapping[str, Any]) -> list[EvalResult]:
+    """Every metric of every test set of comparison.json, for the hub."""
+    return [
+        EvalResult(
+            task_type=_HUB_TASKS[tasks["tasks"][name]["kind"]], dataset_type=name, dataset_name=name,
+            dataset_split=part, metric_type=metric, metric_value=round(value["mean"], 4),
+        )
+        for name, entry in tasks.get("scores", {}).items()
+        for part, metrics in entry["metrics"].items()
+        for metric, value in metrics.items()
+    ]  # fmt: skip
+
+
+def _tasks_text(tasks: Mapping[str, Any]) -> str:
+    """The scores of comparison.json beside the reference's, how they came about, what the model costs."""
+    reference = without_folders(tasks["reference"]) if tasks["reference"] else None
+    recipe, costs = tasks["recipe"], tasks["efficiency"]
+    head = ["task", "mean of", "this model", *([reference, "retained"] if reference else [])]
+    rows = [_task_row(tasks, name, entry) for name, entry in tasks["scores"].items()]
+    seeds = len(recipe["seeds"])
+    spread = f"means over {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed"
+    lines = [
+        f"Scores times 100 after fine-tuning, {spread}."
+        f" The recipe, the same for every model: {recipe['optimizer']}, learning rate {recipe['lr']:g}, batches of"
+        f" {recipe['batch_size']}, {recipe['epochs']:g} epochs, unless a task sets its own.",
+        _table(head, rows),
+    ]
+    if costs["latency_ms"] is not None:
+        faster = f", {costs['speed_up']:.1f} times the speed of {reference}" if reference and costs["speed_up"] else ""
+        lines.append(f"Latency of one text on a CPU: {costs['latency_ms']:.1f} ms{faster}.")
+    return "\n\n".join(lines)
+
+
+def _task_row(tasks: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> list[str]:
+    row = [name, ", ".join(tasks["tasks"][name]["metrics"]).replace("_", " "), score_text(entry["mean"], entry["sd"])]
+    if tasks["reference"]:
+        other, retained = tasks["reference_scores"].get(name), entry["retained"]
+        row += ["-" if other is None else score_text(other), "-" if retained is None else f"{retained:.1%}"]
+    return row
 
 
 def _model_rows(config: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]:

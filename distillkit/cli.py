@@ -16,6 +16,7 @@ VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
+    "compare": "models fine-tuned on tasks, side by side: distillkit compare models=[demo,RUN_DIR] tasks=[sst2,ner]",
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
@@ -31,10 +32,10 @@ verbs:
 {{verbs}}
 
 options:
-  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate)
+  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate, compare)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
-  --config-dir DIR        add your own conf files (train, info, evaluate)
-  --json                  machine-readable output (info, evaluate, status, report)
+  --config-dir DIR        add your own conf files (train, info, evaluate, compare)
+  --json                  machine-readable output (info, evaluate, compare, status, report)
   --no-probe              leave out what needs a few steps of training: time and memory (info)
   -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
 
     Returns:
         The exit code: 0 done, 2 the user's configuration or data, 3 numerical stop, 4 I/O, 5 a failed arm of a
-        multirun, 143 stopped and saved, 1 anything unforeseen.
+        multirun or fine-tuning of a comparison, 143 stopped and saved, 1 anything unforeseen.
     """
     debug = "--debug" in argv
     try:
@@ -131,7 +132,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(verb: str, words: list[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"distillkit {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    if verb in ("train", "info", "evaluate"):
+    if verb in ("train", "info", "evaluate", "compare"):
         parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
         parser.add_argument("--resolve", action="store_true")
         parser.add_argument("--config-dir", "-cd")
@@ -141,7 +142,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--verbose", "-v", action="store_true")
     if verb == "info":
         parser.add_argument("--no-probe", dest="probe", action="store_false")
-    if verb in ("info", "evaluate", "status", "report"):
+    if verb in ("info", "evaluate", "compare", "status", "report"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
 
@@ -175,5 +176,5 @@ def _complete(words: list[str]) -> int:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         plugin = plugins[shell](hydra.config_loader)
-        getattr(plugin, action)(*(["evaluate" if verb == "evaluate" else "train"] if action == "query" else []))
+        getattr(plugin, action)(*([verb if verb in ("evaluate", "compare") else "train"] if action == "query" else []))
     return 0

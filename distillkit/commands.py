@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from distillkit.errors import ConfigError
+from distillkit.errors import FAILED_PARTS, ConfigError
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -62,7 +62,8 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
         print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
         return None
     settled = config.settle(cfg, hydra)
-    (validation.validate if name == "train" else validation.check_targets)(settled)
+    checks = {"train": validation.validate, "compare": validation.validate_comparison}
+    checks.get(name, validation.check_targets)(settled)
     return settled
 
 
@@ -153,6 +154,26 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    cfg = _compose("compare", args, args.words)
+    if cfg is None:
+        return 0
+    _prepare(args)
+    with _starting():
+        from distillkit.comparison.compare import compare
+        from distillkit.comparison.page import print_comparison
+
+    where = [f"--config-dir={args.config_dir}"] if args.config_dir else []
+    facts = compare(cfg, [*where, *args.words])
+    files = facts.pop("files")
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print_comparison(facts)
+        print("\n".join(files.values()))
+    return FAILED_PARTS if facts["failed"] else 0
+
+
 def _export(args: argparse.Namespace) -> int:
     folders = [word for word in args.words if "=" not in word]
     if len(folders) != 1:
@@ -211,6 +232,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "compare": _compare,
     "export": _export,
     "info": _info,
     "status": _status,

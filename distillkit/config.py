@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
@@ -20,7 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from distillkit.errors import ConfigError
 
 _PATHS = ("teacher.path", "tokenizer.path", "student.init_from", "student.path", "data.path", "data.valid_path",
-          "data.cache_dir", "run.dir")  # fmt: skip
+          "data.cache_dir", "run.dir", "models")  # fmt: skip
+_LISTS = ("models", "tasks", "seeds")  # of compare.yaml; a single value is a list of one
+SUITES = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")}
+"""Names in tasks=[...] that stand for several tasks."""
+
 EVALUATION_GROUPS = ("teacher", "data", "masking")
 """Groups of evaluate.yaml that may take the place of a run's own."""
 
@@ -42,7 +47,7 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     """Composes conf/<name>.yaml with overrides.
 
     Args:
-        name: "train" or "evaluate".
+        name: "train", "evaluate" or "compare".
         overrides: in Hydra's grammar.
         config_dir: a folder of the user's own files that adds to the groups.
 
@@ -55,6 +60,8 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     if config_dir and not Path(config_dir).is_dir():
         raise ConfigError("no such folder", key="--config-dir", value=config_dir)
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    if name == "compare":
+        overrides = [*overrides, *_task_choices(overrides, config_dir)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), job_name="distillkit", version_base="1.3"):
@@ -73,6 +80,25 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     return cfg, hydra
 
 
+def _task_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Hydra's words that put conf/task/NAME.yaml at task.NAME for every name in tasks=[...], suites spelt out."""
+    given = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "tasks"]
+    names = yaml.safe_load(given[-1]) if given else []
+    names = names if isinstance(names, list) else [names]
+    names = [task for name in names for task in SUITES.get(name, (name,))]
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    known = sorted({file.stem for folder in folders for file in folder.glob("task/*.yaml")} - {"base"})
+    for name in names:
+        if name not in known:
+            near = _nearest(str(name), known)
+            raise ConfigError(
+                "no such task", key="tasks", value=name, allowed=", ".join([*SUITES, *known]),
+                fix=f"did you mean {near}?" if near else "your own is a file task/NAME.yaml in --config-dir",
+            )  # fmt: skip
+    names = list(dict.fromkeys(names))
+    return [f"+task@task.{name}={name}" for name in names] + ([f"tasks=[{','.join(names)}]"] if names else [])
+
+
 def _composition_error(error: Exception, name: str, overrides: Sequence[str], folders: Sequence[Path]) -> ConfigError:
     """One line for a composition that failed, with the nearest existing key or option."""
     pairs = [override.lstrip("~").partition("=") for override in overrides if not override.startswith("+")]
@@ -83,7 +109,9 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str], fo
     for folder in folders:
         for file in folder.glob("*/*.yaml"):
             groups[file.parent.name].add(file.stem)
-    known = set(groups) | set(keys(name, [o for o in overrides if o.partition("=")[0].split("@")[0] in groups]))
+    choices = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
+    known = set(groups) | set(keys(name, choices))
+    compared = {o.partition("=")[2] for o in choices if o.startswith("+task@")}
     for key, _, value in pairs:
         if key in groups and value not in groups[key] and value != "null":
             near = _nearest(value, groups[key])
@@ -96,13 +124,15 @@ def _composition_error(error: Exception, name: str, overrides: Sequence[str], fo
                 fix=f"did you mean {key}={near}?" if near else None,
             )
     for key, _, value in pairs:
+        if name == "compare" and key.startswith("task.") and (task := key.split(".")[1]) not in compared:
+            return ConfigError("a key of a task that is not compared", key=key, value=value, fix=f"add {task} to tasks")
         if key not in known:
             near = _nearest(key, known)
             return ConfigError(
                 "no such key",
                 key=key,
                 value=value,
-                fix=f"did you mean {near}?" if near else "see distillkit train --cfg job",
+                fix=f"did you mean {near}?" if near else f"see distillkit {name} --cfg job",
             )
     return ConfigError(str(error).splitlines()[0])
 
@@ -116,7 +146,7 @@ def keys(name: str, overrides: Sequence[str]) -> list[str]:
     """Every dotted key of a composition.
 
     Args:
-        name: "train" or "evaluate".
+        name: "train", "evaluate" or "compare".
         overrides: group choices; when they fail themselves, the keys are those of the defaults.
     """
     for chosen in (overrides, ()):
@@ -154,9 +184,14 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a value that cannot be resolved.
     """
-    if "run" in cfg and "dir" in cfg.run:
+    if "run" in cfg and "id" in cfg.run:
         _settle_run(cfg.run, hydra)
-    for key in _PATHS:
+    for key in _LISTS:
+        if key in cfg and not OmegaConf.is_list(cfg[key]):
+            cfg[key] = [cfg[key]]
+    tasks = cfg.get("task", {}).items()
+    files = [f"task.{name}.files.{part}" for name, task in tasks for part in task.get("files", ())]
+    for key in (*_PATHS, *files):
         value = OmegaConf.select(cfg, key)
         if value is not None:
             OmegaConf.update(
@@ -195,7 +230,7 @@ def _absolute(value: Any, key: str) -> Any:
     if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
         return [_absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))
-    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from")
+    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "models")
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+FAILED_PARTS = 5
+"""Exit code of a command whose parts can fail alone, arms of a multirun for one, when some did."""
+
 
 class DistillkitError(Exception):
     """An error with a known cause; `exit_code` is what the process returns.

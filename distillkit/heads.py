@@ -27,6 +27,22 @@ def encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | N
     return model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
 
 
+def longest_row(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest row a model takes: RoBERTa-like models spend padding_idx + 1 of their positions.
+
+    Args:
+        model: with a `base_model`.
+
+    Returns:
+        None where its config names no limit.
+    """
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or table is None or table.padding_idx is None:
+        return positions
+    return positions - table.padding_idx - 1
+
+
 def apply_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits of the model's own prediction head for some positions.
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -15,7 +15,8 @@ from distillkit import __version__, building
 from distillkit.card import model_card
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.export import CARD, export
-from distillkit.licenses import check_license
+from distillkit.hashing import weights_hash
+from distillkit.licenses import UNKNOWN, check_license
 from distillkit.rundir import CHECKPOINTS, STUDENT, RunFolder
 from distillkit.storage import new_folder, write_text
 from distillkit.training.callbacks import Checkpointer
@@ -97,7 +98,37 @@ def _replaceable(target: Path) -> bool:
 def _export_finished(folder: RunFolder, config: dict[str, Any], step: int, target: Path, name: str | None) -> None:
     with new_folder(target.absolute()) as staging:
         shutil.copytree(folder.path / STUDENT, staging, dirs_exist_ok=True)
-        write_text(staging / CARD, _card(folder, config, folder.evaluation, step, name))
+        write_text(staging / CARD, _finished_card(folder, config, step, name))
+
+
+def rewrite_card(run_dir: str | Path) -> None:
+    """Writes the card of a run's student anew, with what comparison.json says of it; keeps the licence it states.
+
+    Nothing is done for a run that has not finished: its end writes a card.
+
+    Args:
+        run_dir: the run's folder.
+
+    Raises:
+        RunStateError: not a run.
+        StorageError: the card cannot be written.
+    """
+    folder = RunFolder(run_dir, new=False, held=False)
+    card, step = folder.path / STUDENT / CARD, folder.finished_step
+    if step is None or not card.is_file():
+        return
+    config, stated = folder.config, ModelCard.load(card).data.license
+    if stated not in (None, UNKNOWN):
+        config["run"]["license"] = stated
+    write_text(card, _finished_card(folder, config, step, None))
+
+
+def _finished_card(folder: RunFolder, config: dict[str, Any], step: int, name: str | None) -> str:
+    """With the figures on tasks, when there are any and they are of these weights."""
+    tasks = folder.comparison
+    if not tasks.get("scores") or tasks["weights"] != weights_hash(folder.path / STUDENT):
+        tasks = {}
+    return _card(folder, config, folder.evaluation, step, name, tasks)
 
 
 def _export_checkpoint(
@@ -115,9 +146,16 @@ def _export_checkpoint(
     export(model, tokenizer, target.absolute(), _card(folder, config, {}, checkpoint_step(checkpoint), name))
 
 
-def _card(folder: RunFolder, config: dict[str, Any], figures: dict[str, Any], step: int, name: str | None) -> str:
+def _card(
+    folder: RunFolder,
+    config: dict[str, Any],
+    figures: dict[str, Any],
+    step: int,
+    name: str | None,
+    tasks: dict[str, Any] | None = None,
+) -> str:
     return model_card(
-        config, folder.facts, figures, folder.commands, step=step, ranks=building.ranks(config), name=name
+        config, folder.facts, figures, folder.commands, step=step, ranks=building.ranks(config), name=name, tasks=tasks
     )
 
 

@@ -61,11 +61,16 @@ def shown_commands(commands: Sequence[Sequence[str]], *, paths: bool) -> list[st
         commands: the overrides of train, then those of each resume, as typed.
         paths: whether files and folders are shown whole; else by their last names.
     """
-    lines = []
-    for number, words in enumerate(commands):
-        shown = [word if paths else _shown_word(word) for word in words if not _left_out(word)]
-        lines.append(shlex.join(["distillkit", *(["resume", "RUN_DIR"] if number else ["train"]), *shown]))
-    return lines
+    verbs = [["resume", "RUN_DIR"] if number else ["train"] for number in range(len(commands))]
+    return [
+        shlex.join(["distillkit", *verb, *shown_words(words, paths=paths)])
+        for verb, words in zip(verbs, commands, strict=True)
+    ]
+
+
+def shown_words(words: Sequence[str], *, paths: bool) -> list[str]:
+    """A command's words without run.dir and those that hold a secret; `paths` as in `shown_commands`."""
+    return [word if paths else _shown_word(word) for word in words if not _left_out(word)]
 
 
 def _left_out(word: str) -> bool:

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
-import struct
-import sys
 import time
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from distillkit.errors import Preempted, RunStateError, StorageError
+from distillkit.locking import LOCK, FolderLock
 from distillkit.storage import append_text, write_text
 
-CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION = (
-    "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json",
+CONFIG, OVERRIDES, FACTS, EVENTS, EVALUATION, COMPARISON = (
+    "config.yaml", "overrides.yaml", "run.json", "events.jsonl", "evaluation.json", "comparison.json",
 )  # fmt: skip
-CHECKPOINTS, STUDENT, METRICS, ERRORS, _LOCK = "checkpoints", "student", "metrics.csv", "error.log", ".lock"
+CHECKPOINTS, STUDENT, METRICS, ERRORS = "checkpoints", "student", "metrics.csv", "error.log"
 
 BEGINNINGS = ("start", "resume")
 """Events a session of a run begins with."""
-
-_HELD_HERE: set[Path] = set()
-# type, whence, start, length and pid of the kernel's struct flock; other systems order them otherwise
-_FLOCK = "hhqqi4x" if sys.platform == "linux" and sys.maxsize > 2**32 else None
 
 
 class RunFolder:
@@ -49,7 +43,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, new: bool, held: bool = True) -> None:
         self.path, self.held = Path(path), held
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
         self._new, self._made = new, list[Path]()
         if not new and not (self.path / CONFIG).is_file():
             raise RunStateError("not a run's folder", key="RUN_DIR", value=self.path, fix="name a folder made by train")
@@ -58,7 +52,7 @@ class RunFolder:
         try:
             if new:
                 self._make()
-            self._take()
+            self._lock = FolderLock(self.path)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", key="run.dir", value=self.path, fix="choose another run.dir"
@@ -73,28 +67,8 @@ class RunFolder:
             folder = folder.parent
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def _take(self) -> None:
-        # lockf, not flock: a lock held by flock survives in forked data workers after a kill
-        self._lock = (self.path / _LOCK).open("a+")
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
-            self._lock.close()
-            raise RunStateError(
-                f"in use by process {holder}",
-                key="run.dir",
-                value=self.path,
-                fix="wait for it, or choose another run.dir",
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        _HELD_HERE.add(self.path.resolve())
-
     def _refuse_content(self) -> None:
-        content = sorted(p.name for p in self.path.iterdir() if p.name not in (_LOCK, ERRORS))
+        content = sorted(p.name for p in self.path.iterdir() if p.name not in (LOCK, ERRORS))
         if content:
             self.release()
             started = CONFIG in content
@@ -119,11 +93,10 @@ class RunFolder:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 if self._new and not (self.path / CONFIG).exists():
-                    (self.path / _LOCK).unlink()
+                    (self.path / LOCK).unlink()
                 for folder in self._made:
                     folder.rmdir()
-            _HELD_HERE.discard(self.path.resolve())
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     # --- what is written -------------------------------------------------------------------------
@@ -145,6 +118,10 @@ class RunFolder:
     def write_evaluation(self, figures: dict[str, Any]) -> None:
         """Writes evaluation.json."""
         write_text(self.path / EVALUATION, json.dumps(figures, indent=1))
+
+    def write_comparison(self, figures: dict[str, Any]) -> None:
+        """Writes comparison.json."""
+        write_text(self.path / COMPARISON, json.dumps(figures, indent=1, allow_nan=False))
 
     def event(self, name: str, **fields: Any) -> None:
         """Appends a line to events.jsonl: the time (Unix seconds), the event's name and its fields."""
@@ -178,7 +155,15 @@ class RunFolder:
     @property
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json; empty before the run's first end."""
-        path = self.path / EVALUATION
+        return self._read(EVALUATION)
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """comparison.json, the student on tasks; empty before it was compared."""
+        return self._read(COMPARISON)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         return json.loads(path.read_text()) if path.exists() else {}
 
     @property
@@ -186,37 +171,6 @@ class RunFolder:
         """The optimizer step the run has finished at, evaluated and exported; None while it has not."""
         last = next((e for e in reversed(read_events(self.path)) if e["event"] in (*BEGINNINGS, "finish")), None)
         return last["step"] if last and last["event"] == "finish" else None
-
-
-def holder(folder: Path) -> int | None:
-    """The pid of the process that holds a run's folder; None when none does.
-
-    Args:
-        folder: a run's.
-    """
-    if folder.resolve() in _HELD_HERE:  # a lock is lost when its process closes the file, however often it is open
-        return os.getpid()
-    try:
-        with (folder / _LOCK).open() as lock:
-            return _locker(lock)
-    except (FileNotFoundError, PermissionError, ValueError):
-        return None
-
-
-def _locker(lock: IO[str]) -> int | None:
-    """The pid of the process that has locked a file; None when none has. ValueError when it is not known yet."""
-    if _FLOCK is None:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of at once, with the file
-        except OSError:
-            return int(lock.read())
-        return None
-    # only asks: a lock taken for an instant would refuse a resume that begins in it
-    question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, question))
-    if kind == fcntl.F_UNLCK:
-        return None
-    return pid if pid > 0 else int(lock.read())  # the kernel tells no pid of another machine or container
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import RunStateError
+from distillkit.locking import holder
 from distillkit.progress import duration
-from distillkit.rundir import BEGINNINGS, CONFIG, ERRORS, METRICS, holder, read_events, read_metrics
+from distillkit.rundir import BEGINNINGS, CONFIG, ERRORS, METRICS, read_events, read_metrics
 
 _FIGURES = ("tokens_per_second", "lr")
 

@@ -25,8 +25,9 @@ from transformers.utils import logging
 
 from distillkit.demo_teacher import demo_model, demo_tokenizer
 from distillkit.errors import ConfigError, TeacherError
-from distillkit.heads import encode
+from distillkit.heads import encode, longest_row
 from distillkit.hub import hub_folder
+from distillkit.sharing import restore_sharing
 
 DEMO = "demo"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -100,7 +101,7 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
     """
     if path == DEMO:
         return demo_model()
-    folder = _folder(path, key)
+    folder = local_folder(path, key)
     _check_files(folder, path, key)
     try:
         with _silence():
@@ -116,6 +117,7 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
         raise TeacherError(f"cannot be loaded as a masked-LM model ({_line(error)})", key=key, value=path) from error
     _check_account(model, info, path, key, new_head)
     _check_finite(model, path, key)
+    restore_sharing(model, key=key)
     return model.eval()
 
 
@@ -138,7 +140,7 @@ def _line(error: Exception) -> str:
     return text[:200] if text else type(error).__name__
 
 
-def _folder(path: str, key: str) -> Path:
+def local_folder(path: str, key: str) -> Path:
     """The local folder of a model: its own, or the hub's cache.
 
     Raises:
@@ -228,7 +230,7 @@ def load_tokenizer(path: str, *, key: str = "tokenizer.path") -> PreTrainedToken
     """
     if path == DEMO:
         return demo_tokenizer()
-    folder = _folder(path, key)
+    folder = local_folder(path, key)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise TeacherError("no tokenizer in it", key=key, value=path, fix="save one beside it, or set tokenizer.path")
     try:
@@ -277,16 +279,13 @@ def check_same_vocabulary(
 
 
 def check_positions(model: PreTrainedModel, max_length: int) -> None:
-    """Refuses rows longer than the model's positions; RoBERTa-like models spend padding_idx + 1 of them.
+    """Refuses rows longer than the model's positions.
 
     Raises:
         ConfigError: naming the longest row it takes.
     """
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    positions = model.config.max_position_embeddings
-    if table is not None and table.padding_idx is not None:
-        positions -= table.padding_idx + 1
-    if max_length > positions:
+    positions = longest_row(model)
+    if positions is not None and max_length > positions:
         raise ConfigError(
             "longer than the model's positions", key="data.max_length", value=max_length, allowed=f"8..{positions}",
             fix=f"set data.max_length={positions}",

@@ -19,6 +19,8 @@ _TARGETS = (
     r"transformers\.get_\w+",
 )
 
+_TASK_COUNTS = ("max_length", "epochs", "batch_size", "train_rows", "test_rows")
+
 
 def validate(cfg: dict[str, Any]) -> None:
     """Checks every value and cross-field rule that can be checked without loading anything.
@@ -47,6 +49,35 @@ def validate(cfg: dict[str, Any]) -> None:
     _number(cfg, "data.num_workers", low=0, integer=True)
     _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
+
+
+def validate_comparison(cfg: dict[str, Any]) -> None:
+    """As `validate`, for a comparison.
+
+    Args:
+        cfg: compare.yaml's, from `settle`.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    check_targets(cfg)
+    for key, example in (("models", "[demo,RUN_DIR]"), ("tasks", "[sst2]"), ("seeds", "[0,1,2]")):
+        values = cfg[key]
+        if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
+            raise ConfigError("a list without repetitions is needed", key=key, value=values, fix=f"set {key}={example}")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in cfg["seeds"]):
+        raise ConfigError("must be whole numbers", key="seeds", value=cfg["seeds"], allowed=">= 0")
+    tasks = [f"task.{name}" for name in cfg["task"]]
+    for key in ("batch_size", "run.jobs", *(f"{task}.{name}" for task in tasks for name in _TASK_COUNTS)):
+        _number(cfg, key, low=1, integer=True, optional=key.startswith("task."))
+    for key in ("optimizer.lr", "price_per_hour", *(f"{task}.lr" for task in tasks)):
+        _number(cfg, key, low=0, open_ends="low", optional=key != "optimizer.lr")
+    for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
+        _number(cfg, key, low=0)
+    _validate_trainer(cfg["trainer"])
+    if cfg["trainer"]["devices"] not in (1, "1", "auto"):
+        raise ConfigError("a fine-tuning takes one device", key="trainer.devices", value=cfg["trainer"]["devices"],
+                          allowed="1", fix="set run.jobs for several at once")  # fmt: skip
 
 
 def _validate_names(run: dict[str, Any]) -> None:

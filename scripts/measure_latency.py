@@ -22,7 +22,7 @@ from typing import Any
 from rich.table import Table
 
 from distillkit import __version__, machine
-from distillkit.evaluation.efficiency import latency
+from distillkit.evaluation.speed import latency
 from distillkit.progress import results_console
 from distillkit.report import facts
 from distillkit.teachers import load_model

@@ -1,4 +1,4 @@
-"""What a model costs to use on this machine: bytes on disk, CPU latency of one text, peak memory.
+"""What a model costs to use: bytes on disk, operations, and on this machine's CPU its speed and peak memory.
 
 `python -m distillkit.evaluation.efficiency MODEL` prints the memory of a fresh process that uses the model as JSON.
 """
@@ -6,49 +6,55 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from distillkit.heads import encode
+from distillkit.evaluation.speed import LENGTH, encoder_call, latency, throughput
 from distillkit.machine import MEGABYTE, peak_memory
 from distillkit.progress import activity
 from distillkit.teachers import load_model
 
-LENGTH = 128
-ROUNDS, WARM_UP, BLOCKS = 60, 10, 10
-SECONDS_PER_MODEL = 15.0
 
-
-def measure_efficiency(models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def measure_efficiency(models: Mapping[str, str], *, under_load: bool = False) -> dict[str, dict[str, Any]]:
     """Size, latency and memory of several models, measured side by side.
 
     Args:
-        models: name -> a folder or hub name of a masked-LM model, or "demo".
+        models: name -> a folder or hub name of a model, or "demo"; its masked-LM head may be missing.
+        under_load: also what they do with many texts, which takes about a minute a model of BERT's size.
 
     Returns:
         name -> disk_bytes (of the stored weights), latency_ms (`latency`), peak_memory_mb, model_memory_mb
-        and memory_failure (`memory_of`).
+        and memory_failure (`memory_of`); under load also throughput, throughput_batch and throughput_threads
+        (`throughput`), and flops_per_token (`flops_per_token`).
 
     Raises:
         TeacherError: a model does not load.
     """
-    loaded = {name: load_model(path, key="MODEL_DIR") for name, path in models.items()}
+    loaded = {name: load_model(path, key="MODEL_DIR", new_head=True) for name, path in models.items()}
     sizes = {name: disk_bytes(path, loaded[name]) for name, path in models.items()}
     with activity("measuring latency"):
         latencies = latency(loaded)
+    more: dict[str, dict[str, Any]] = {name: {} for name in models}
+    if under_load:
+        with activity("measuring throughput"):
+            more = throughput(loaded)
+        more = {name: found | {"flops_per_token": flops_per_token(loaded[name])} for name, found in more.items()}
     del loaded
     with activity("measuring memory"), ThreadPoolExecutor(2) as pool:
         memories = dict(zip(models, pool.map(memory_of, models.values()), strict=True))
-    return {name: {"disk_bytes": sizes[name], "latency_ms": latencies[name], **memories[name]} for name in models}
+    return {
+        name: {"disk_bytes": sizes[name], "latency_ms": latencies[name], **memories[name], **more[name]}
+        for name in models
+    }
 
 
 def disk_bytes(path: str, model: PreTrainedModel) -> int:
@@ -64,59 +70,24 @@ def disk_bytes(path: str, model: PreTrainedModel) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
-def latency(
-    models: Mapping[str, PreTrainedModel], *, length: int = LENGTH, rounds: int = ROUNDS
-) -> dict[str, dict[str, Any]]:
-    """Time of one forward pass of each encoder (without the masked-LM head) over one text, on the CPU.
+def flops_per_token(model: PreTrainedModel, *, length: int = LENGTH) -> float:
+    """Floating-point operations of one forward pass of the encoder, without the masked-LM head, over its tokens.
 
-    The models take turns, so that whatever else the machine does meets them alike.
+    A multiply-add counts as two. Matrix products are counted, element by element work (activations, LayerNorm, softmax)
+    is not. A layer that is used several times counts each time.
 
     Args:
-        models: name -> model, in the dtype to measure.
+        model: on the CPU; put into eval mode.
         length: tokens of the text; fewer where a model has fewer positions.
-        rounds: at most; a slow model gets fewer, at least BLOCKS.
 
     Returns:
-        name -> median and p95 in ms; spread, by how much of the median the medians of BLOCKS consecutive blocks of
-        rounds differ at most; length, batch, threads, rounds.
+        Per token; for a BERT layer 8 H^2 + 4 H F + 4 T H with F the width of its feed-forward part.
     """
-    calls = {name: _call(model, length) for name, model in models.items()}
-    slowest = max(max(_seconds(call) for _ in range(WARM_UP)) for call in calls.values())
-    rounds = max(BLOCKS, min(rounds, int(SECONDS_PER_MODEL / (2 * slowest))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            _seconds(call)  # twice a round: the caches are the model's own again
-            times[name].append(_seconds(call) * 1000)
-    shape = {"length": length, "batch": 1, "threads": torch.get_num_threads(), "rounds": rounds}
-    return {name: _summary(values) | shape for name, values in times.items()}
-
-
-def _call(model: PreTrainedModel, length: int) -> Callable[[], Any]:
-    config = model.config
-    generator = torch.Generator().manual_seed(0)
-    positions = min(length, getattr(config, "max_position_embeddings", length))
-    ids = torch.randint(config.vocab_size, (1, positions), generator=generator)
-    model.eval()
-    return lambda: encode(model, ids, None)
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    with torch.no_grad():
-        start = time.perf_counter()
+    call, tokens = encoder_call(model, 1, length)
+    # torch counts no operations of the fused attention on the CPU; the plain one is made of counted matrix products
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
-        return time.perf_counter() - start
-
-
-def _summary(times: Sequence[float]) -> dict[str, float]:
-    median = statistics.median(times)
-    size = len(times) // BLOCKS
-    blocks = [statistics.median(times[i * size : (i + 1) * size]) for i in range(BLOCKS)]
-    return {
-        "median": median,
-        "p95": statistics.quantiles(times, n=20, method="inclusive")[-1],
-        "spread": (max(blocks) - min(blocks)) / median,
-    }
+    return counter.get_total_flops() / tokens
 
 
 def memory_of(path: str) -> dict[str, Any]:
@@ -140,8 +111,9 @@ def memory_of(path: str) -> dict[str, Any]:
 
 def _use(path: str) -> dict[str, float]:
     before = peak_memory()
-    model = load_model(path, key="MODEL_DIR")
-    _seconds(_call(model, LENGTH))
+    model = load_model(path, key="MODEL_DIR", new_head=True)
+    with torch.no_grad():
+        encoder_call(model, 1, LENGTH)[0]()
     peak = peak_memory()
     return {"peak_memory_mb": peak / MEGABYTE, "model_memory_mb": (peak - before) / MEGABYTE}
 

@@ -28,6 +28,11 @@ COLUMNS = {
 }
 
 
+def score_text(mean: float, sd: float | None = None) -> str:
+    """A share as papers print it: times 100, one decimal, and the standard deviation over seeds where there is one."""
+    return f"{100 * mean:.1f}" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f}"
+
+
 def describe_model(model: PreTrainedModel) -> dict[str, Any]:
     """Class and sizes of a model as plain values.
 

@@ -49,7 +49,9 @@ def gather(folders: Sequence[RunFolder]) -> dict[str, Any]:
         version, date, machine, models (name -> figures; teachers first), runs (name -> `read_run`, and the names of
         its teacher), measured (how cost was), examples (as `fill_masks`), notes (what a reader must know).
     """
-    names = short_names([folder.path.resolve() for folder in folders])
+    # a run called teacher must not be taken for the teacher
+    short = short_names([folder.path.resolve() for folder in folders])
+    names = [f"{name} (run)" if name.split()[:1] == ["teacher"] else name for name in short]
     teachers = _teachers(folders)
     runs, models, notes = {}, dict[str, dict[str, Any]](), list[str]()
     paths = {name: key.path for key, name in teachers.items()}
@@ -80,8 +82,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
             str(Path(*path.parts[-length:])) if names.count(name) > 1 else name
             for path, name in zip(paths, names, strict=True)
         ]
-    # a run called teacher must not be taken for the teacher
-    return [f"{name} (run)" if name.split()[:1] == ["teacher"] else name for name in names]
+    return names
 
 
 def machine() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
 
     Returns:
         Plain values: folder, version, threads, commands (repeat the run), state, step, steps and error (as of
-        `read_status`), evaluated_step, sessions, seconds, tokens, tokens_per_second (None where unknown), weights (of
-        the loss, by term), temperature (None without one), layers (`read_layers`), curves (`read_curves`).
+        `read_status`), evaluated_step, sessions, seconds, training (`training_cost`), tokens, tokens_per_second (None
+        where unknown), weights (of the loss, by term), temperature (None without one), layers (`read_layers`), curves
+        (`read_curves`).
     """
     config, facts, events = folder.config, folder.facts, read_events(folder.path)
     curves = read_curves(folder.path / METRICS)
@@ -45,6 +46,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "evaluated_step": max((event["step"] for event in events if event["event"] == "finish"), default=None),
         "sessions": sum(event["event"] in BEGINNINGS for event in events),
         "seconds": time_spent(events),
+        "training": training_cost(events),
         "tokens": None if per_step is None else round(per_step * status["step"]),
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "weights": weights,
@@ -66,6 +68,25 @@ def time_spent(events: Iterable[dict[str, Any]]) -> float:
             seconds += max(0.0, event["time"] - last)
         last = event["time"]
     return seconds
+
+
+def training_cost(events: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """What training took over all sessions of a run, without the pauses and what follows the last checkpoint.
+
+    Args:
+        events: in order, as in events.jsonl.
+
+    Returns:
+        seconds (of each session from its start or resume to its last checkpoint; work that was lost after it does not
+        count), peak_memory_mb and peak_gpu_memory_mb (of the session that took most, in MB of 10^6 bytes; None where
+        no checkpoint tells: runs of older versions, or no GPU).
+    """
+    saved = [event for event in events if event["event"] == "checkpoint"]
+    peaks = {
+        name: max((event[name] for event in saved if name in event), default=None)
+        for name in ("peak_memory_mb", "peak_gpu_memory_mb")
+    }
+    return {"seconds": time_spent(event for event in events if event["event"] in (*BEGINNINGS, "checkpoint")), **peaks}
 
 
 def read_curves(path: Path) -> dict[str, list[list[float]]]:

@@ -76,9 +76,9 @@ def find_layers(model: PreTrainedModel) -> str:
     """The path of the ModuleList that holds the model's layers, e.g. "bert.encoder.layer".
 
     Raises:
-        ConfigError: there is none with one entry per layer (ALBERT shares its layers).
+        ConfigError: there is none with one entry per layer, or the model is an ALBERT, whose layers share.
     """
-    for path, module in model.named_modules():
+    for path, module in model.named_modules() if model.config.model_type != "albert" else ():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return path
     raise ConfigError(

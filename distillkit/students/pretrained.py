@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from distillkit.sharing import SHARE, share_layers
 from distillkit.students.layers import copy_config
 from distillkit.students.transfer import BuiltStudent, Transfer
 
@@ -33,7 +34,10 @@ def build_pretrained(
     """
     config = copy_config(source, dropout)
     config.tie_word_embeddings = config.tie_word_embeddings or new_head
-    transfer = Transfer(source, type(source)(config))
+    student = type(source)(config)
+    if part := getattr(config, SHARE, None):
+        share_layers(student, part)
+    transfer = Transfer(source, student)
     encoder = f"{source.base_model_prefix}."
     for name in transfer.student_names:
         if new_head and not name.startswith(encoder):

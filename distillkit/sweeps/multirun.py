@@ -11,8 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from distillkit import config, validation
-
-FAILED_ARMS = 5
+from distillkit.errors import FAILED_PARTS
 
 
 def run_arms(overrides: list[str], config_dir: str | None) -> int:
@@ -45,7 +44,7 @@ def run_arms(overrides: list[str], config_dir: str | None) -> int:
             failed.append(number)
             print(f"[{number + 1}/{len(arms)}] failed with exit code {code}", file=sys.stderr, flush=True)
     print(f"{len(arms) - len(failed)} of {len(arms)} runs done", file=sys.stderr)
-    return FAILED_ARMS if failed else 0
+    return FAILED_PARTS if failed else 0
 
 
 _STARTED = time.strftime("%Y-%m-%d_%H-%M-%S")

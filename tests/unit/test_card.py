@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import save_file
 
-from distillkit import config
+from distillkit import config, publishing
 from distillkit.card import model_card
 from distillkit.demo_teacher import HUB
 from distillkit.errors import ConfigError
+from distillkit.hashing import weights_hash
 from distillkit.licenses import LICENSES, check_license
+from distillkit.rundir import COMPARISON, EVENTS, RunFolder
 from tests.faults.fixtures import Reference
 from tests.faults.harness import Inputs, Recipe
+from tests.unit.comparison.example import SCORES, results
 
 STUDENT = {"class": "AlbertForMaskedLM", "layers": 4, "hidden_size": 32, "unique_parameters": 1234,
            "nominal_parameters": 4567, "mlm_loss": 3.96412, "top1": 0.3481, "perplexity": 52.7, "agreement": 0.559,
@@ -144,6 +149,101 @@ def test_license_is_accepted_when_the_hub_knows_it(license: str | None) -> None:
 def test_license_is_refused_with_the_nearest_when_the_hub_does_not_know_it(license: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"run.license={license}.*did you mean {near}"):
         check_license(license, key="run.license")
+
+
+# --- after fine-tuning -------------------------------------------------------------------------------------------
+
+
+def compared(reference: str | None = "owner/bert", **changes: Any) -> dict[str, Any]:
+    """comparison.json of a student on two tasks."""
+    facts = results({"bert": SCORES["bert"], "albert": {"squad": 0.774, "wnut17": 0.331}})
+    entries = {
+        task: entry | {"retained": 0.9 if reference else None} for task, entry in facts["scores"]["albert"].items()
+    }
+    return {
+        "weights": "abc", "date": facts["date"], "reference": reference, "recipe": facts["recipe"],
+        "reference_scores": {"squad": 0.882} if reference else {}, "tasks": facts["tasks"], "scores": entries,
+        "efficiency": facts["models"]["albert"],
+    } | changes  # fmt: skip
+
+
+def test_text_shows_the_tasks_beside_the_teacher_when_compared() -> None:
+    text = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=compared())
+    for part in (
+        "\n\n## On tasks\n\n", "means over 3 seeds ± their standard deviation",
+        "AdamW, learning rate 5e-05, batches of 32",
+        "| task | mean of | this model | owner/bert | retained |",
+        "| squad | exact match, f1 | 77.4 ± 0.3 | 88.2 | 90.0% |", "| wnut17 | f1 | 33.1 ± 0.3 | - | 90.0% |",
+        "Latency of one text on a CPU: 80.2 ms, 1.0 times the speed of owner/bert.\n\n## The model",
+    ):  # fmt: skip
+        assert part in text, part
+    alone = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=compared(reference=None))
+    assert (
+        "| squad | exact match, f1 | 77.4 ± 0.3 |\n" in alone and "retained" not in alone and "CPU: 80.2 ms." in alone
+    )
+
+
+def test_metadata_holds_every_metric_of_the_tasks_when_compared() -> None:
+    found = ModelCard(model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=compared())).data.eval_results
+    assert {(r.task_type, r.dataset_name, r.dataset_split, r.metric_type, r.metric_value) for r in found} == {
+        ("question-answering", "squad", "test", "exact_match", 0.774),
+        ("question-answering", "squad", "test", "f1", 0.774),
+        ("token-classification", "wnut17", "test", "f1", 0.331),
+    }
+
+
+@pytest.mark.parametrize("tasks", [None, {}])
+def test_text_has_no_tasks_when_not_compared(tasks: dict[str, Any] | None) -> None:
+    text = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)
+    assert "On tasks" not in text and "`distillkit evaluate` does.\n\n## The model" in text
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A finished run's folder with a student of one weight, its card and a licence of its own."""
+    path = tmp_path / "run"
+    with RunFolder(path, new=True) as folder:
+        folder.write_config(settled("run.license=mit"), [], FACTS)
+        (path / "student").mkdir()
+        save_file({"weight": torch.arange(3.0)}, path / "student" / "model.safetensors")
+        folder.write_evaluation({"student": STUDENT})
+        folder.event("start", step=0)
+        folder.event("finish", step=50)
+    (path / "student" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return path
+
+
+def test_card_shows_the_tasks_and_keeps_its_licence_when_rewritten(finished: Path) -> None:
+    tasks = compared(weights=weights_hash(finished))
+    (finished / COMPARISON).write_text(json.dumps(tasks))
+    publishing.rewrite_card(finished)
+    found = ModelCard.load(finished / "student" / "README.md")
+    assert "## On tasks" in found.text and "| squad |" in found.text
+    assert found.data.license == "apache-2.0"
+    assert {result.task_type for result in found.data.eval_results} == {
+        "fill-mask", "question-answering", "token-classification"
+    }  # fmt: skip
+
+
+def test_card_shows_no_tasks_when_they_are_of_other_weights(finished: Path) -> None:
+    (finished / COMPARISON).write_text(json.dumps(compared(weights=weights_hash(finished))))
+    save_file({"weight": torch.ones(3)}, finished / "student" / "model.safetensors")
+    publishing.rewrite_card(finished)
+    text = (finished / "student" / "README.md").read_text()
+    assert "Held-out figures" in text and "On tasks" not in text and "question-answering" not in text
+
+
+def test_card_shows_no_tasks_when_all_of_them_failed(finished: Path) -> None:
+    (finished / COMPARISON).write_text(json.dumps(compared(weights=weights_hash(finished), scores={})))
+    publishing.rewrite_card(finished)
+    assert "On tasks" not in (finished / "student" / "README.md").read_text()
+
+
+def test_card_stays_as_it_is_when_the_run_goes_on(finished: Path) -> None:
+    with (finished / EVENTS).open("a") as events:
+        events.write('{"time": 9.0, "event": "resume", "step": 50}\n')
+    publishing.rewrite_card(finished)
+    assert (finished / "student" / "README.md").read_text() == "---\nlicense: apache-2.0\n---\n"
 
 
 @pytest.mark.slow

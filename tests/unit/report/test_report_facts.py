@@ -43,11 +43,14 @@ def test_figures_are_those_of_the_evaluation_when_gathered(report: Path) -> None
         (["/a/x", "/a/y"], ["x", "y"]),
         (["/a/x", "/b/x", "/b/y"], ["a/x", "b/x", "y"]),
         (["/a/b/x", "/c/b/x", "/c/d/x"], ["a/b/x", "c/b/x", "d/x"]),
-        (["/a/teacher", "/a/x"], ["teacher (run)", "x"]),
     ],
 )
 def test_names_are_as_long_as_it_takes_when_paths_end_alike(paths: list[str], names: list[str]) -> None:
     assert short_names([Path(path) for path in paths]) == names
+
+
+def test_run_is_told_from_the_teacher_when_it_is_called_so(make_run: MakeRun, tmp_path: Path) -> None:
+    assert list(gathered(make_run(tmp_path / "teacher"))["runs"]) == ["teacher (run)"]
 
 
 def test_runs_stay_apart_when_their_folders_are_named_alike(make_run: MakeRun, tmp_path: Path) -> None:

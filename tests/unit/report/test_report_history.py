@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.report.history import POINTS, read_curves, read_layers, read_run, thinned, time_spent
+from distillkit.report.history import POINTS, read_curves, read_layers, read_run, thinned, time_spent, training_cost
 from distillkit.rundir import RunFolder
 from tests.unit.report.conftest import MakeRun
 
@@ -30,6 +30,20 @@ def test_time_counts_the_sessions_alone_when_a_run_was_resumed(events: list[tupl
     assert time_spent([{"event": name, "time": time} for name, time in events]) == seconds
 
 
+def test_training_ends_with_the_last_checkpoint_of_each_session_when_a_run_was_resumed() -> None:
+    times = [("start", 5), ("checkpoint", 9), ("checkpoint", 11), ("stop", 15), ("resume", 100), ("resume", 200)]
+    times += [("checkpoint", 207), ("finish", 230)]
+    events = [{"event": name, "time": time} for name, time in times]
+    assert training_cost(events) == {"seconds": 13, "peak_memory_mb": None, "peak_gpu_memory_mb": None}
+
+
+def test_training_takes_the_memory_of_its_worst_session_when_several_tell() -> None:
+    told = [{}, {"peak_memory_mb": 900.0, "peak_gpu_memory_mb": 50.0}, {"peak_memory_mb": 700.5}]
+    events = [{"event": "checkpoint", "time": 1.0} | memory for memory in told]
+    events += [{"event": "finish", "time": 2.0, "peak_memory_mb": 5000.0}]
+    assert training_cost(events) == {"seconds": 0, "peak_memory_mb": 900.0, "peak_gpu_memory_mb": 50.0}
+
+
 @pytest.mark.parametrize("points", [1, POINTS, POINTS + 1, 12_345])
 def test_curve_keeps_its_ends_and_fits_when_thinned(points: int) -> None:
     curve = [[float(step), step / 7] for step in range(points)]
@@ -51,6 +65,7 @@ def test_run_says_how_far_it_is_when_interrupted(make_run: MakeRun, tmp_path: Pa
     run = read_run(reading(make_run(tmp_path / "run", events=events, figures=None, steps=20)))
     assert (run["state"], run["step"], run["steps"], run["evaluated_step"]) == ("stopped", 12, 20, None)
     assert (run["seconds"], run["sessions"], run["tokens"]) == (10, 2, 12 * 512)
+    assert run["training"] == {"seconds": 10, "peak_memory_mb": None, "peak_gpu_memory_mb": None}
     assert run["tokens_per_second"] == 1007
     assert run["weights"] == {"ce": 5.0, "mlm": 2.0, "cos": 0.0} and run["temperature"] == 2.0
 

@@ -15,8 +15,10 @@ from matplotlib import pyplot
 
 from distillkit.errors import ConfigError, RunStateError, StorageError
 from distillkit.report import document
-from distillkit.report.figures import Drawing, draw
-from distillkit.report.page import as_html, as_markdown, model_table
+from distillkit.report.drawing import Drawing
+from distillkit.report.figures import draw
+from distillkit.report.markup import as_html
+from distillkit.report.page import as_markdown, model_table, run_table
 from tests.unit.report.conftest import MakeRun
 
 HOSTILE = "<img src=x onerror=alert(1)>|**b** `c` [a](javascript:x) &lt; _d_ $\\frac{$"
@@ -94,6 +96,15 @@ def test_markdown_links_every_figure_when_written(report: Path) -> None:
     links = {part.partition(")")[0] for part in (report / "report.md").read_text().split("](")[1:]}
     assert links == {name for name in files if name.endswith("_light.png")}
     assert {name.replace("_light", "_dark") for name in links} | links == files
+
+
+def test_memory_of_training_stands_with_the_runs_when_one_of_them_tells(found: dict[str, Any]) -> None:
+    facts = copy.deepcopy(found)
+    assert not [label for label, _ in run_table(facts) if "memory" in label]
+    facts["runs"]["albert"]["training"] = {"seconds": 7.0, "peak_memory_mb": 1234.4, "peak_gpu_memory_mb": None}
+    assert [row for row in run_table(facts) if "memory" in row[0]] == [
+        ("peak memory of training, MB", ["-", "1,234", "-"])
+    ]
 
 
 def test_names_and_words_stay_text_when_hostile(found: dict[str, Any]) -> None:

@@ -1,0 +1,130 @@
+"""The models of a comparison: where they lie, what they are called, and what is known of how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillkit.errors import ConfigError
+from distillkit.export import export
+from distillkit.hashing import weights_hash
+from distillkit.progress import activity
+from distillkit.redaction import last_name
+from distillkit.report.facts import short_names
+from distillkit.report.history import read_run
+from distillkit.rundir import CONFIG, STUDENT, RunFolder
+from distillkit.storage import file_sha256
+from distillkit.teachers import DEMO, check_vocabulary, load_model, load_tokenizer, local_folder
+
+KEY = "models"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of a comparison.
+
+    Attributes:
+        name: on the page, unlike any other's.
+        source: as the user named it, without folders.
+        folder: with its weights, tokenizer and config.json.
+        identity: sha256 of the weights, the tokenizer and the configuration.
+        weights: sha256 of the weights alone (`weights_hash`).
+        run: the run it is the student of, or None.
+        teacher: what that run distilled from, as its teacher.path says; None without a teacher.
+        role: "teacher", "student", "control" (a run in which no term compares with a teacher) or "model".
+        training: what its own training took (`history.training_cost`); None where that is unknown.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    identity: str
+    weights: str
+    run: Path | None = None
+    teacher: str | None = None
+    role: str = "model"
+    training: dict[str, Any] | None = None
+
+    @property
+    def made(self) -> str | None:
+        """How it was made, for the page."""
+        if self.role == "control":
+            return "trained without a teacher"
+        return f"distilled from {last_name(self.teacher)}" if self.role == "student" and self.teacher else None
+
+
+def find_models(given: Sequence[str], place: Path) -> list[Contender]:
+    """The models a user named, each loaded once to see that it can serve.
+
+    Args:
+        given: "demo", folders of runs (their students) or of models, hub names.
+        place: folder for what has none of its own: the demo teacher.
+
+    Returns:
+        One a name, in their order.
+
+    Raises:
+        ConfigError: a run has no student yet, or two names mean the same folder.
+        TeacherError: a model cannot serve.
+    """
+    runs = {name: run for name in given if (run := _run_of(name)) is not None}
+    teachers = {RunFolder(run, new=False, held=False).config["teacher"]["path"] for run in runs.values()}
+    names = short_names([runs.get(name, Path(name)) for name in given])
+    found = []
+    for name, source in zip(names, given, strict=True):
+        with activity(f"loading {name}"):
+            found.append(_contender(name, source, runs.get(source), teachers, place))
+    folders = [contender.folder.resolve() for contender in found]
+    for contender, folder in zip(found, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ConfigError("named twice", key=KEY, value=contender.source, fix="name each model once")
+    return found
+
+
+def _run_of(name: str) -> Path | None:
+    """The run that a name means: its folder, or that of its student."""
+    path = Path(name)
+    if (path / CONFIG).is_file():
+        return path
+    is_student = path.name == STUDENT and (path.parent / CONFIG).is_file()
+    return path.parent if is_student else None
+
+
+def _contender(name: str, source: str, run: Path | None, teachers: set[str | None], place: Path) -> Contender:
+    folder = _folder_of(source, run, place)
+    model, tokenizer = load_model(str(folder), key=KEY, new_head=True), load_tokenizer(str(folder), key=KEY)
+    check_vocabulary(tokenizer, model, key=KEY)
+    weights = weights_hash(folder)
+    identity = hashlib.sha256(weights.encode())
+    for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")):
+        identity.update(f" {file.name} {file_sha256(file)}".encode())
+    known: dict[str, Any] = {"role": "teacher" if source in teachers else "model"}
+    if run is not None:
+        facts, config = read_run(RunFolder(run, new=False, held=False)), RunFolder(run, new=False, held=False).config
+        compares = any(weight for term, weight in facts["weights"].items() if term != "mlm")
+        taught = config["teacher"]["path"] is not None and compares
+        known = {
+            "run": run, "role": "student" if taught else "control", "training": facts["training"],
+            "teacher": config["teacher"]["path"],
+        }  # fmt: skip
+    return Contender(name, last_name(source), folder, identity.hexdigest(), weights, **known)
+
+
+def _folder_of(source: str, run: Path | None, place: Path) -> Path:
+    """The folder of a model's files."""
+    if run is not None:
+        folder = run / STUDENT
+        if not folder.is_dir():
+            raise ConfigError(
+                f"the run has no {STUDENT}/ yet", key=KEY, value=run, allowed="finished runs",
+                fix=f"distillkit resume {run}",
+            )  # fmt: skip
+        return folder
+    if source != DEMO:
+        return local_folder(source, KEY)
+    folder = place / DEMO
+    export(load_model(DEMO), load_tokenizer(DEMO), folder)
+    return folder

@@ -1,0 +1,78 @@
+"""The figures of a comparison: what they show, and what they leave out."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distillkit.comparison import figures
+from distillkit.report.drawing import THEMES, Drawing, Plan
+from tests.unit.comparison.example import MODELS, SCORES, results
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """planned(facts): the figures' plans by name, undrawn: drawing takes seconds."""
+
+    def plans(facts: dict[str, Any]) -> dict[str, Plan]:
+        found: list[Plan] = []
+        monkeypatch.setattr(figures, "draw_all", found.extend)
+        figures.draw(facts)
+        return {plan.name: plan for plan in found}
+
+    return plans
+
+
+def painted(plan: Plan) -> Axes:
+    axes = Figure().add_subplot()
+    plan.paint(axes, THEMES["light"])
+    return axes
+
+
+def test_figures_are_those_there_is_data_for_when_drawn(planned: Any) -> None:
+    assert list(planned(results())) == ["size", "latency", "task_1", "task_2", "task_3", "task_4"]
+    facts = results({"bert": SCORES["bert"], "albert": {"sst2": 0.8}})
+    assert list(planned(facts)) == ["task_1", "task_2", "task_3", "task_4"]
+    unmeasured = results()
+    for model in unmeasured["models"].values():
+        model["latency_ms"] = None
+    assert "latency" not in planned(unmeasured) and "size" in planned(unmeasured)
+
+
+def test_front_is_a_step_line_through_the_unbeaten_models_when_painted(planned: Any) -> None:
+    axes = painted(planned(results())["latency"])
+    (line,) = (line for line in axes.lines if line.get_linestyle() == "--")
+    assert list(line.get_xdata())[:2] == [42.6, 84.1] and line.get_drawstyle() == "steps-post"
+    assert list(line.get_ydata()) == pytest.approx([76.6, 79.45, 79.45])
+    assert {text.get_text() for text in axes.texts} == set(MODELS)
+
+
+def test_names_stand_apart_when_points_fall_together(planned: Any) -> None:
+    axes = painted(planned(results(SCORES | {"control": SCORES["distilbert"]}))["latency"])
+    heights = sorted(text.xy[1] for text in axes.texts)
+    room = axes.get_ylim()[1] - axes.get_ylim()[0]
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 0.06 * room
+
+
+def test_spread_is_drawn_when_there_are_seeds_and_not_when_there_is_one(planned: Any) -> None:
+    assert len(painted(planned(results())["size"]).containers) == 4
+    assert not painted(planned(results(seeds=[0]))["size"]).containers
+
+
+def test_task_shows_every_model_and_seed_when_painted(planned: Any) -> None:
+    axes = painted(planned(results(SCORES | {"albert": {"sst2": 0.8}}))["task_2"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["bert", "distilbert", "control"]
+    seeds = [line for line in axes.lines if line.get_marker() == "|" and line.get_markersize() == 9]
+    assert [len(line.get_xdata()) for line in seeds] == [3, 3, 3]
+    assert list(seeds[0].get_xdata()) == pytest.approx([45.8, 46.1, 46.4])
+
+
+def test_drawing_has_both_themes_when_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    (drawing,) = figures.draw(results({"bert": {"sst2": 0.9}}, models={"bert": MODELS["bert"]}, seeds=[0]))
+    assert isinstance(drawing, Drawing) and drawing.title == "sst2" and drawing.section == "tasks"
+    assert all(image.startswith(b"\x89PNG") for image in drawing.images.values())
+    assert set(drawing.images) == set(THEMES)

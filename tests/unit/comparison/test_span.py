@@ -1,0 +1,407 @@
+"""Span: SQuAD's files, windows, answers cut out of the context, and SQuAD's own measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tokenizers import processors
+from torchmetrics.functional.text import squad as torchmetrics_squad
+from transformers import BertConfig, BertForQuestionAnswering
+
+from distillkit.comparison.tasks import squad
+from distillkit.comparison.tasks.base import Outputs
+from distillkit.comparison.tasks.span import Span
+from distillkit.errors import ConfigError, DataError
+from tests.faults.harness import WORDS
+from tests.unit.comparison.token_parts import Rows, byte_level, wordpiece
+
+CONTEXT = " ".join(f"w{number}" for number in range(40))
+SMALL: dict[str, Any] = {"max_length": 20, "stride": 4, "max_question_length": 4}
+"""Windows of 20 - 3 special - 2 question = 15 context tokens, a new one every 11."""
+
+
+def row(answer: str | None, *, context: str = CONTEXT, question: str = "w90 w91", name: str = "q") -> dict[str, Any]:
+    """One row in the columns of a task; None has no answer."""
+    given = {"text": [], "answer_start": []} if answer is None else _answers(answer, context)
+    return {"id": name, "question": question, "context": context, "answers": given}
+
+
+def _answers(answer: str, context: str) -> dict[str, list[Any]]:
+    return {"text": [answer], "answer_start": [context.index(answer)]}
+
+
+def span(*rows: dict[str, Any], **options: Any) -> Span:
+    """A task of small windows whose rows to train and to test are these."""
+    table = datasets.Dataset.from_list(list(rows), features=squad.FEATURES)
+    return Span(source=Rows(table, table), **(SMALL | options))
+
+
+def hub_rows(count: int = 20) -> datasets.Dataset:
+    """Rows in the hub's columns and order; the answer is the word that the question names."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        words = [str(word) for word in rng.choice(WORDS, size=8, replace=False)]
+        asked = {"id": str(number), "title": "t", "context": " ".join(words), "question": words[number % 8]}
+        rows.append(asked | {"answers": _answers(words[number % 8], asked["context"])})
+    answers = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
+    columns = {name: datasets.Value("string") for name in ("id", "title", "context", "question")}
+    return datasets.Dataset.from_list(rows, features=datasets.Features({**columns, "answers": answers}))
+
+
+def nested(rows: datasets.Dataset) -> dict[str, Any]:
+    """The official nesting of rows."""
+    questions = [
+        {
+            "context": own["context"],
+            "qas": [{
+                "id": own["id"], "question": own["question"], "is_impossible": False,
+                "answers": [{"text": text, "answer_start": start}
+                            for text, start in zip(*own["answers"].values(), strict=True)],
+            }],
+        }
+        for own in rows
+    ]  # fmt: skip
+    return {"version": "1.1", "data": [{"title": "t", "paragraphs": questions}]}
+
+
+def point(
+    features: datasets.Dataset, spans: dict[int, list[tuple[int, int, float]]], null: float = 0.0
+) -> list[Outputs]:
+    """Outputs by hand: window -> (first character, end, logit of both), and the logit of [CLS]."""
+    outputs = []
+    for number, window in enumerate(features):
+        start = np.full(len(window["input_ids"]), -5.0, np.float32)
+        end = start.copy()
+        start[window["_null"]] = end[window["_null"]] = null
+        for first, last, logit in spans.get(number, []):
+            start[window["_starts"].index(first)] = logit
+            end[window["_ends"].index(last)] = logit
+        outputs.append((start, end))
+    return outputs
+
+
+def place(text: str, context: str = CONTEXT) -> tuple[int, int]:
+    """First character of a text in the context, and the one after its last."""
+    first = context.index(text)
+    return first, first + len(text)
+
+
+# --- files and rows ----------------------------------------------------------------------------------------------
+
+
+def test_read_squad_gives_the_hubs_rows_when_the_file_is_nested(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(nested(hub_rows())), encoding="utf-8-sig")
+    read = Span.readers[".json"](path)
+    from_file = Span(source=Rows(read, read)).parts["train"]
+    from_hub = Span(source=Rows(hub_rows(), hub_rows())).parts["train"]
+    assert len(from_file) == 20 and from_file.to_list() == from_hub.to_list()
+
+
+def test_read_squad_gives_no_answers_when_a_question_is_impossible(tmp_path: Path) -> None:
+    question = {
+        "id": "q", "question": "?", "answers": [], "plausible_answers": [{"text": "w1", "answer_start": 3}],
+        "is_impossible": True,
+    }  # fmt: skip
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": [question]}]}]}))
+    assert squad.read_squad(path)["answers"][0] == {"text": [], "answer_start": []}
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_span_reads_the_same_rows_when_files_are_nested_or_in_the_hubs_columns(suffix: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / f"rows.{suffix}", hub_rows()
+    if suffix == "json":
+        path.write_text(json.dumps(nested(rows)))
+    else:
+        (rows.to_json if suffix == "jsonl" else rows.to_parquet)(str(path))
+    task = Span(files={"train": str(path), "test": str(path)}, unanswerable=True)
+    assert task.parts["test"].to_list() == Span(source=Rows(rows, rows)).parts["test"].to_list()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data": 3}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
+def test_read_squad_names_the_file_when_it_is_of_another_form(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"dev\.json: not in the official SQuAD format"):
+        squad.read_squad(path)
+
+
+@pytest.mark.parametrize("start", [1, 999, -3])
+def test_span_names_the_id_when_an_answer_is_not_at_its_start(start: int) -> None:
+    wrong = row("w3", name="q7") | {"answers": {"text": ["w3"], "answer_start": [start]}}
+    with pytest.raises(DataError, match=r"id=q7: the answer 'w3' does not stand at its answer_start"):
+        _ = span(wrong).parts
+
+
+def test_span_asks_for_unanswerable_when_a_row_has_no_answer() -> None:
+    with pytest.raises(DataError, match=r"id=q: the question has no answer.*unanswerable=true"):
+        _ = span(row(None)).parts
+    assert len(span(row(None), unanswerable=True).parts["test"]) == 1
+
+
+@pytest.mark.parametrize("options", [{"stride": 200}, {"max_length": 12, "max_question_length": 64, "stride": 128}])
+def test_span_windows_move_on_when_the_model_reads_fewer_tokens_than_configured(options: dict[str, Any]) -> None:
+    task = span(row("w20 w21", question="w90 w91 w92 w93 w94 w90 w91 w92"), **options)
+    windows = task.encode(task.parts["test"], wordpiece(), training=False)
+    starts = [min(place for place in window["_starts"] if place >= 0) for window in windows]
+    assert 3 < len(windows) < 40 and starts == sorted(set(starts))
+    assert max(map(len, windows["input_ids"])) <= task.max_length
+    assert "w20 w21" in texts_of_labels(task, wordpiece())
+
+
+def test_span_names_max_length_when_no_context_fits() -> None:
+    task = span(row("w3"), max_length=6)
+    with pytest.raises(ConfigError, match=r"max_length=6: no room for a context"):
+        task.encode(task.parts["train"], wordpiece(), training=True)
+
+
+# --- windows -----------------------------------------------------------------------------------------------------
+
+
+def texts_of_labels(task: Span, tokenizer: Any) -> list[str]:
+    """What each training window is taught, as tokens."""
+    features = task.encode(task.parts["train"], tokenizer, training=True)
+    pairs = zip(features["start_positions"], features["end_positions"], features["input_ids"], strict=True)
+    return [tokenizer.decode(ids[start : end + 1]).strip() for start, end, ids in pairs]
+
+
+def test_span_teaches_the_answer_where_a_window_holds_it_when_the_context_is_long() -> None:
+    assert texts_of_labels(span(row("w20 w21")), wordpiece()) == ["[CLS]", "w20 w21", "[CLS]", "[CLS]"]
+    assert texts_of_labels(span(row("w12 w13")), wordpiece()) == ["w12 w13", "w12 w13", "[CLS]", "[CLS]"]
+    assert texts_of_labels(span(row("w14 w15")), wordpiece()) == ["[CLS]", "w14 w15", "[CLS]", "[CLS]"]
+    assert set(texts_of_labels(span(row(None), unanswerable=True), wordpiece())) == {"[CLS]"}
+
+
+def test_span_teaches_whole_tokens_when_an_answer_has_outer_spaces_or_ends_within_a_word() -> None:
+    assert texts_of_labels(span(row("w2 w3 ", context="w1 w2 w3 ")), wordpiece()) == ["w2 w3"]
+    assert texts_of_labels(span(row("w2", context="w1 w2x w3")), wordpiece([*WORDS, "w2x"])) == ["w2x"]
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_span_teaches_and_cuts_the_answer_when_the_tokenizer_is_byte_level(trim: bool) -> None:
+    context = "The tower, à 330 m, stands in Paris, France."
+    tokenizer = byte_level([context] * 5)
+    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=trim, add_prefix_space=False
+    )
+    task = span(row("Paris", context=context, question="in ?"), max_length=64)
+    assert texts_of_labels(task, tokenizer) == ["Paris"]
+    features = task.encode(task.parts["test"], tokenizer, training=False)
+    assert "token_type_ids" not in features.column_names
+    found = task.encode(task.parts["train"], tokenizer, training=True)[0]
+    logits = [
+        np.eye(len(found["input_ids"]), dtype=np.float32)[found[f"{side}_positions"]] for side in ("start", "end")
+    ]
+    assert task.answers([(logits[0], logits[1])], features, task.parts["test"]) == ["Paris"]
+
+
+def test_span_finds_the_context_when_the_tokenizer_puts_it_first_and_ends_with_cls() -> None:
+    tokenizer = wordpiece()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP] [CLS]", pair="$B [SEP] $A [SEP] [CLS]", special_tokens=[("[SEP]", 3), ("[CLS]", 2)]
+    )
+    task = span(row("w2 w3", context="w1 w2 w3 w4"))
+    assert texts_of_labels(task, tokenizer) == ["w2 w3"]
+    window = task.encode(task.parts["test"], tokenizer, training=False)[0]
+    assert window["_null"] == len(window["input_ids"]) - 1
+    assert window["_starts"][:5] == [0, 3, 6, 9, -1]
+
+
+def test_span_cuts_a_question_when_it_is_too_long() -> None:
+    task = span(row("w3", context="w1 w2 w3", question="  w80 w81 w82 w83 w84 w85"))
+    ids = task.encode(task.parts["train"], wordpiece(), training=True)[0]["input_ids"]
+    assert wordpiece().decode(ids) == "[CLS] w80 w81 w82 w83 [SEP] w1 w2 w3 [SEP]"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_span_collator_keeps_positions_when_the_tokenizer_pads_left(side: str) -> None:
+    tokenizer = wordpiece()
+    tokenizer.padding_side = side
+    task = span(row("w1", context="w1 w2"), row("w3", context="w1 w2 w3 w4 w5"))
+    features = task.encode(task.parts["train"], tokenizer, training=True).remove_columns("_row")
+    batch = task.collator(tokenizer)(list(features))
+    assert [batch["input_ids"][n, start].item() for n, start in enumerate(batch["start_positions"])] == [6, 8]
+    assert batch["attention_mask"][0].tolist() == [1] * 7 + [0] * 3
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_span_answers_the_best_text_when_it_stands_in_the_second_window() -> None:
+    task = span(row("w20 w21"), row("w3", context="w1 w2 w3"))
+    rows = task.parts["test"]
+    features = task.encode(rows, wordpiece(), training=False)
+    assert features["_row"] == [0, 0, 0, 0, 1]
+    hits = {0: [(*place("w5"), 2.0)], 1: [(*place("w20 w21"), 3.0)], 4: [(*place("w3", "w1 w2 w3"), 1.0)]}
+    answers = task.answers(point(features, hits), features, rows)
+    assert answers == ["w20 w21", "w3"]
+    assert task.metrics(answers, rows) == {"f1": 1.0, "exact_match": 1.0}
+
+
+def test_span_cuts_answers_out_of_the_original_context_when_the_tokenizer_changes_case() -> None:
+    context = "W1 É W2, W3"
+    task = span(row("W2, W3", context=context))
+    features = task.encode(task.parts["test"], wordpiece(), training=False)
+    outputs = point(features, {0: [(*place("W2, W3", context), 1.0)]})
+    assert task.answers(outputs, features, task.parts["test"]) == ["W2, W3"]
+
+
+def test_span_never_answers_outside_the_context_or_too_long_or_backwards_when_logits_say_so() -> None:
+    task = span(row("w3", context="w1 w2 w3 w4 w5"), max_answer_length=2)
+    features = task.encode(task.parts["test"], wordpiece(), training=False)
+    # [CLS] w90 w91 [SEP] w1 w2 w3 w4 w5 [SEP]
+    start = np.array([[9, 9, 9, 9, 5, 0, 0, 4, 0, 9]], np.float32)
+    end = np.array([[9, 9, 9, 9, 4, 0, 0, 0, 5, 9]], np.float32)
+    assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w1"]
+    end[0, 4] = 0  # w4 w5, 9, before w1, 5; w1 .. w5, 10, is too long
+    assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
+    end[0, 4], start[0, 4] = 7, 0  # w4 w5, 9, before w1, 7; from w4 back to w1 it would be 11
+    assert task.answers(list(zip(start, end, strict=True)), features, task.parts["test"]) == ["w4 w5"]
+
+
+def test_span_null_odds_take_the_smallest_null_score_when_there_are_windows() -> None:
+    task = span(row(None), unanswerable=True, threshold=0.0)
+    features = task.encode(task.parts["test"], wordpiece(), training=False)
+    outputs = point(features, {2: [(*place("w30"), 3.0)]}, null=4.0)
+    assert task.answers(outputs, features, task.parts["test"]) == [{"text": "", "span": "w30", "null_odds": 2.0}]
+    outputs[1][0][0] = 1.0  # of one window: 1 + 4
+    assert task.answers(outputs, features, task.parts["test"]) == [{"text": "w30", "span": "w30", "null_odds": -1.0}]
+
+
+@pytest.mark.parametrize(("threshold", "text"), [(1.9, ""), (2.0, "w30"), (None, "")])
+def test_span_answer_is_empty_when_null_odds_exceed_the_threshold(threshold: float | None, text: str) -> None:
+    task = span(row(None), unanswerable=True, threshold=threshold)
+    features = task.encode(task.parts["test"], wordpiece(), training=False)
+    answers = task.answers(point(features, {2: [(*place("w30"), 3.0)]}, null=4.0), features, task.parts["test"])
+    assert answers[0]["text"] == text
+    assert task.show_answer(answers[0]) == (text or "(no answer)")
+    assert task.correct(answers[0], task.parts["test"][0]) is (text == "")
+
+
+# --- measures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Eiffel-Tower!", "eiffeltower"),
+        ("An apple, a pear and the plum.", "apple pear and plum"),
+        ("Theatre", "theatre"),
+        ("\tU.S.A. \n", "usa"),
+        ("1,000 € \u2013 2", "1000 € \u2013 2"),
+        ("the", ""),
+    ],
+)
+def test_normalise_answer_follows_squad_when_text_varies(text: str, normal: str) -> None:
+    assert squad.normalise_answer(text) == normal
+
+
+def test_f1_and_exact_match_are_those_by_hand_when_answers_overlap_in_part() -> None:
+    gold = ["Saint Bernadette Soubirous", "Bernadette"]
+    assert squad.f1("the Saint Bernadette", gold) == pytest.approx(2 * 1.0 * (2 / 3) / (1.0 + 2 / 3))
+    assert squad.f1("in Bernadette", gold[1:]) == pytest.approx(2 / 3)
+    assert squad.f1("a a b b", ["b b b"]) == pytest.approx(0.8)  # articles go: "b b" of 3
+    assert (squad.exact_match("bernadette!", gold), squad.exact_match("Saint", gold)) == (1.0, 0.0)
+    assert (squad.f1("", []), squad.f1("x", []), squad.exact_match("", ["x"])) == (1.0, 0.0, 0.0)
+
+
+def test_measures_equal_torchmetrics_when_texts_are_random() -> None:
+    rng = np.random.default_rng(0)
+    words = ["the", "Tower", "tower,", "a", "b-c", "New", "york", "1889."]
+    for _ in range(60):
+        answer, *gold = (" ".join(rng.choice(words, size=rng.integers(1, 5))) + " x" for _ in range(4))
+        theirs = torchmetrics_squad(
+            {"prediction_text": answer, "id": "1"}, {"answers": {"text": gold, "answer_start": [0] * 3}, "id": "1"}
+        )
+        assert squad.f1(answer, gold) == pytest.approx(theirs["f1"].item() / 100, abs=1e-6)
+        assert squad.exact_match(answer, gold) == theirs["exact_match"].item() / 100
+
+
+def brute_force(scores: list[float], empty: list[float], odds: list[float]) -> float:
+    """The best mean over every threshold that decides differently."""
+    thresholds = [min(odds) - 1, *odds]
+    return max(
+        float(np.mean([e if o > t else s for s, e, o in zip(scores, empty, odds, strict=True)])) for t in thresholds
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_best_threshold_is_that_of_a_brute_force_search_when_odds_tie(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, empty = rng.random(30).round(1), rng.integers(0, 2, 30).astype(float)
+    odds = rng.integers(-4, 4, 30).astype(float)
+    best, threshold = squad.best_threshold(scores, empty, odds)
+    assert best == pytest.approx(brute_force(list(scores), list(empty), list(odds)))
+    assert np.where(odds > threshold, empty, scores).mean() == pytest.approx(best)
+
+
+def test_span_reports_the_official_figures_when_questions_may_have_no_answer() -> None:
+    rows = [row("w3", name="1"), row("w5 w6", name="2"), row(None, name="3"), row(None, name="4")]
+    task = span(*rows, unanswerable=True, threshold=0.5)
+    spans, odds = ["w3", "w5", "w7", "w8"], [-2.0, 1.0, 2.0, 0.0]
+    answers = [
+        {"text": "" if own > 0.5 else text, "span": text, "null_odds": own}
+        for text, own in zip(spans, odds, strict=True)
+    ]
+    assert task.metrics(answers, task.parts["test"]) == {
+        "f1": 0.5, "exact_match": 0.5,
+        "HasAns_exact": 0.5, "HasAns_f1": 0.5, "NoAns_exact": 0.5, "NoAns_f1": 0.5,
+        # w3 alone is answered: 1 + 0 + 1 + 1
+        "best_f1": 0.75, "best_f1_thresh": -2.0, "best_exact": 0.75, "best_exact_thresh": -2.0,
+    }  # fmt: skip
+
+
+def test_span_scores_what_is_configured_when_metrics_are_named() -> None:
+    task = span(row("w3 w4"), metrics=["exact_match"])
+    assert list(task.metrics(["w3"], task.parts["test"])) == ["exact_match", "f1"]
+    assert task.scored == ("exact_match",)
+    with pytest.raises(ConfigError, match="unknown metric"):
+        Span(metrics=["bleu"])
+
+
+def test_span_answers_agree_when_they_differ_in_articles_and_punctuation_only() -> None:
+    task = span(row("w3"))
+    assert task.agree("The W3!", "w3") and not task.agree("w3", "w4")
+    assert task.show(task.parts["test"][0]) == {"text": f"w90 w91 [{CONTEXT}]", "gold": "w3"}
+
+
+# --- a model -----------------------------------------------------------------------------------------------------
+
+
+def test_span_is_learnt_when_a_tiny_model_trains_on_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(nested(hub_rows())))
+    read = Span.readers[".json"](path)
+    task, tokenizer = Span(source=Rows(read, read), max_length=24, stride=4, max_question_length=4), wordpiece()
+    rows = task.parts["train"]
+    features = task.encode(rows, tokenizer, training=True)
+    batch = task.collator(tokenizer)(list(features.remove_columns("_row")))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = BertForQuestionAnswering(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    windows = task.encode(rows, tokenizer, training=False)
+    with torch.no_grad():
+        said = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    pairs = zip(said.start_logits.numpy(), said.end_logits.numpy(), windows["input_ids"], strict=True)
+    answers = task.answers([(s[: len(ids)], e[: len(ids)]) for s, e, ids in pairs], windows, rows)
+    assert losses[-1] < 0.2 * losses[0]
+    assert task.metrics(answers, rows)["exact_match"] == 1.0
