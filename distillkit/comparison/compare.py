@@ -21,7 +21,7 @@ from distillkit.comparison.processes import run_units
 from distillkit.comparison.results import gather, reference_of
 from distillkit.comparison.tasks.base import Task
 from distillkit.comparison.units import Unit, plan_units
-from distillkit.errors import ConfigError, DataError, Preempted, StorageError
+from distillkit.errors import ConfigError, DistillkitError, Preempted, StorageError
 from distillkit.evaluation.efficiency import measure_efficiency
 from distillkit.locking import FolderLock
 from distillkit.progress import activity, duration
@@ -99,13 +99,13 @@ def _tasks(cfg: Mapping[str, Any]) -> dict[str, Task]:
     tasks = {}
     for name, node in cfg["task"].items():
         with activity(f"reading {name}"):
-            task: Task = make(node)
             try:
+                task: Task = make(node)
                 task.parts  # noqa: B018
-            except DataError as error:
-                key = (error.key or "").replace("task.*", f"task.{name}")
-                raise DataError(
-                    error.problem, key=key or None, value=error.value, allowed=error.allowed, fix=error.fix
+            except DistillkitError as error:  # a task does not know its name
+                key = (error.key or "task.*").replace("task.*", f"task.{name}")
+                raise type(error)(
+                    error.problem, key=key, value=error.value, allowed=error.allowed, fix=error.fix
                 ) from error
             tasks[name] = task
     return tasks

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Subset
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from distillkit.attention import use_quick_attention
@@ -45,15 +45,12 @@ def load_with_head(task: Task, folder: Path, seed: int) -> PreTrainedModel:
     Raises:
         TeacherError: transformers has no such head for it, or encoder weights are missing.
     """
+    task.check_model(AutoConfig.from_pretrained(folder, trust_remote_code=False), name=folder.name)
     torch.manual_seed(seed)
-    try:
-        model, info = task.head.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-            **task.head_config(),
-        )  # fmt: skip
-    except ValueError as error:  # "Unrecognized configuration class ... for this kind of AutoModel"
-        problem = " ".join(str(error).split())[:200]
-        raise TeacherError(f"no {task.head.__name__} for it ({problem})", key="models", value=folder) from None
+    model, info = task.head.from_pretrained(  # type: ignore[attr-defined]
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+        **task.head_config(),
+    )  # fmt: skip
     body = f"{model.base_model_prefix}."
     missing = [name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name]
     if missing:
