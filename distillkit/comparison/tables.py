@@ -98,7 +98,7 @@ def metric_table(facts: Mapping[str, Any]) -> Table:
             names = dict.fromkeys(name for metrics in found for name in metrics.get(part, {}))
             where = f", {_spaced(part)}" if len(parts) > 1 else ""
             rows += [
-                (f"{task}: {_spaced(name)}{where}", [cell(each.get(part, {}).get(name), _score) for each in found])
+                (f"{task}: {_spaced(name)}{where}", [cell(each.get(part, {}).get(name), _form(name)) for each in found])
                 for name in names
             ]
     return Table(list(facts["models"]), rows)
@@ -193,6 +193,15 @@ def _fewer(facts: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """How many seeds a score is the mean of, where some failed."""
     count = len(entry["seeds"])
     return "" if count == len(facts["recipe"]["seeds"]) else f" ({count} {'seed' if count == 1 else 'seeds'})"
+
+
+def _form(metric: str) -> Callable[[Mapping[str, Any]], str]:
+    """How a metric is shown: SQuAD v2's thresholds are differences of logits, not shares."""
+    return _threshold if metric.endswith("_thresh") else _score
+
+
+def _threshold(entry: Mapping[str, Any]) -> str:
+    return f"{entry['mean']:.2f}" + ("" if entry["sd"] is None else f" ± {entry['sd']:.2f}")
 
 
 def _score(entry: Mapping[str, Any]) -> str:

@@ -61,6 +61,13 @@ def test_metrics_are_those_of_every_test_set_when_a_task_has_two() -> None:
     ]
 
 
+def test_thresholds_are_shown_as_they_are_when_a_metric_is_one() -> None:
+    facts = results({"bert": {"squad": 0.8}})
+    facts["scores"]["bert"]["squad"]["metrics"]["test"]["best_f1_thresh"] = {"mean": -1.5, "sd": 0.25}
+    _, rows = tables.metric_table(facts)
+    assert rows[-1] == ("squad: best f1 thresh", ["-1.50 ± 0.25", "-", "-", "-"][: len(rows[-1][1])])
+
+
 def test_costs_are_shown_with_their_units_when_known() -> None:
     head, rows = tables.efficiency_table(results())
     shown = {label: cells[head.index("albert")] for label, cells in rows}
