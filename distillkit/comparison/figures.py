@@ -31,6 +31,20 @@ def draw(facts: Mapping[str, Any]) -> list[Drawing]:
     return draw_all(_plan(facts))
 
 
+def floor(facts: Mapping[str, Any]) -> float:
+    """Where the average scores, times 100, of the figures of costs begin: below the lowest with its spread.
+
+    Args:
+        facts: results.json.
+    """
+    scores = averages(facts).values()
+    if not scores:
+        return 0.0
+    lowest = 100 * min(score.mean - (score.sd or 0.0) for score in scores)
+    below = lowest - 0.2 * max(100 * max(score.mean for score in scores) - lowest, 5.0)
+    return max(0.0, below) if lowest >= 0 else below
+
+
 def _plan(facts: Mapping[str, Any]) -> Iterator[Plan]:
     for cost, (name, title, _, _) in _COSTS.items():
         if len(costs(facts, cost)) > 1:
@@ -53,8 +67,7 @@ def _paint_cost(facts: Mapping[str, Any], cost: str, axes: Axes, theme: Theme) -
         name: Point(scale * x, 100 * y, None if (sd := found[name].sd) is None else 100 * sd)
         for name, (x, y) in costs(facts, cost).items()
     }
-    lowest, highest = (pick(point.y for point in points.values()) for pick in (min, max))
-    scatter(points, _looks(facts, theme), axes, theme, floor=max(0.0, lowest - 0.2 * max(highest - lowest, 5.0)))
+    scatter(points, _looks(facts, theme), axes, theme, floor=floor(facts))
     best = [points[name] for name in front({name: (point.x, point.y) for name, point in points.items()})]
     axes.step(
         [*(point.x for point in best), axes.get_xlim()[1]], [*(point.y for point in best), best[-1].y],

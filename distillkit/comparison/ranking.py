@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 
@@ -15,32 +15,42 @@ class Score(NamedTuple):
     sd: float | None
 
 
-def average(facts: Mapping[str, Any], model: str, tasks: Iterable[str] | None = None) -> Score | None:
+def average(scores: Mapping[str, Mapping[str, Any]], tasks: Collection[str]) -> Score | None:
     """A model's mean score over tasks, and that mean's standard deviation over the seeds that every task has.
 
     Args:
-        facts: results.json.
-        model: its name.
-        tasks: their names; None: all of the comparison.
+        scores: the model's, task -> entry.
+        tasks: their names.
 
     Returns:
-        None when one of the tasks has no score.
+        None without tasks, and when one of them has no score.
     """
-    found = facts["scores"].get(model, {})
-    names = list(facts["tasks"] if tasks is None else tasks)
-    if not names or any(name not in found for name in names):
+    if not tasks or any(task not in scores for task in tasks):
         return None
-    entries = [found[name] for name in names]
+    entries = [scores[task] for task in tasks]
     seeds = sorted(set.intersection(*(set(entry["seeds"]) for entry in entries)))
     means = [statistics.fmean(entry["seeds"][seed] for entry in entries) for seed in seeds]
     mean = statistics.fmean(entry["mean"] for entry in entries)
     return Score(mean, statistics.stdev(means) if len(means) > 1 else None)
 
 
+def common_tasks(facts: Mapping[str, Any]) -> list[str]:
+    """The tasks that every model has a score on, models without any aside: their averages compare."""
+    scored = [scores for scores in facts["scores"].values() if scores]
+    return [task for task in facts["tasks"] if scored and all(task in scores for scores in scored)]
+
+
 def averages(facts: Mapping[str, Any]) -> dict[str, Score]:
-    """The average over all tasks of each model that has one."""
-    found = {model: average(facts, model) for model in facts["models"]}
+    """The average over the common tasks of each model that has one."""
+    tasks = common_tasks(facts)
+    found = {model: average(facts["scores"].get(model, {}), tasks) for model in facts["models"]}
     return {model: score for model, score in found.items() if score is not None}
+
+
+def latency_tokens(facts: Mapping[str, Any]) -> set[int]:
+    """The lengths of the texts that latency was measured on; those of more than one do not compare."""
+    lengths = {model.get("latency_tokens") for model in facts["models"].values()} - {None}
+    return lengths or {facts["measured"]["length"]} if facts["measured"] else set()
 
 
 def alike(one: Score, other: Score) -> bool:
@@ -70,12 +80,14 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def costs(facts: Mapping[str, Any], cost: str) -> dict[str, tuple[float, float]]:
-    """Model -> cost and average score, of the models that have both.
+    """Model -> cost and average score, of the models that have both; empty where the costs do not compare.
 
     Args:
         facts: results.json.
         cost: a key of its models.
     """
+    if cost == "latency_ms" and len(latency_tokens(facts)) > 1:
+        return {}
     return {
         name: (facts["models"][name][cost], score.mean)
         for name, score in averages(facts).items()

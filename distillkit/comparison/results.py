@@ -11,6 +11,7 @@ from typing import Any
 from distillkit import __version__
 from distillkit.comparison.disagreement import disagreements
 from distillkit.comparison.models import Contender
+from distillkit.comparison.ranking import average
 from distillkit.comparison.tasks.base import Task
 from distillkit.comparison.units import Unit, recipe_of
 from distillkit.evaluation.summary import describe_model
@@ -105,13 +106,11 @@ def _spread(values: Sequence[float]) -> Figures:
 def _averages(scores: Mapping[str, Figures], tasks: Mapping[str, Task]) -> Figures:
     """Over all tasks, and over those of GLUE; None where a task is missing."""
     glue = [name for name, task in tasks.items() if task.glue]
-    return {"all": _mean(scores, list(tasks)), "glue": {"mean": _mean(scores, glue), "tasks": len(glue)}}
-
-
-def _mean(scores: Mapping[str, Figures], tasks: Sequence[str]) -> float | None:
-    if not tasks or not all(task in scores for task in tasks):
-        return None
-    return statistics.mean(scores[task]["mean"] for task in tasks)
+    everything, of_glue = average(scores, tasks), average(scores, glue)
+    return {
+        "all": everything and everything.mean,
+        "glue": {"mean": of_glue and of_glue.mean, "tasks": len(glue)},
+    }
 
 
 def _share(value: float | None, of: float | None) -> float | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from distillkit.comparison.ranking import Score, average
-from distillkit.evaluation.summary import score_text
+from distillkit.comparison.ranking import average, latency_tokens
+from distillkit.evaluation.summary import counted, score_text, training_text
 from distillkit.progress import duration
 from distillkit.report.markup import Row, cell, known
 from distillkit.report.page import MODEL_ROWS
@@ -34,8 +34,13 @@ def times_text(value: float) -> str:
     return f"{value:.1f}x"
 
 
+def money_text(value: float) -> str:
+    """A sum with two decimals; of a small one its first two digits."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def score_table(facts: Mapping[str, Any]) -> Table:
-    """The table of the papers: a model a row with its size, its speed-up, a score a task, their average.
+    """The table of the papers: a model a row with its size, its speed-up, a score a task, their average, its origin.
 
     Args:
         facts: results.json.
@@ -43,7 +48,7 @@ def score_table(facts: Mapping[str, Any]) -> Table:
     tasks = list(facts["tasks"])
     glue = glue_tasks(facts)
     mean = _glue_heading(facts) if tasks and glue == tasks else "average"
-    head = ["layers", "parameters", "speed-up", *tasks, mean, "retained"]
+    head = ["layers", "parameters", "speed-up", *tasks, mean, "retained", "made"]
     rows = [
         (
             name,
@@ -52,8 +57,9 @@ def score_table(facts: Mapping[str, Any]) -> Table:
                 _sizes(model),
                 cell(model["speed_up"], times_text),
                 *_scores(facts, name, tasks),
-                _average(average(facts, name)),
+                _average(facts, name, tasks),
                 cell(model["retained"], "{:.1%}".format),
+                _made(model),
             ],
         )
         for name, model in facts["models"].items()
@@ -62,8 +68,9 @@ def score_table(facts: Mapping[str, Any]) -> Table:
 
 
 def short_table(facts: Mapping[str, Any]) -> Table:
-    """What a terminal shows: `score_table` with the latency in place of the speed-up, of many tasks the means alone."""
+    """What a terminal shows: `score_table` without origins, latency for speed-up, of many tasks the means alone."""
     head, rows = score_table(facts)
+    head, rows = head[:-1], [(name, cells[:-1]) for name, cells in rows]
     latency = [cell(model["latency_ms"], "{:.1f} ms".format) for model in facts["models"].values()]
     place = head.index("speed-up")
     shown = [
@@ -84,7 +91,7 @@ def glue_table(facts: Mapping[str, Any]) -> Table | None:
     tasks = glue_tasks(facts)
     if not tasks or tasks == list(facts["tasks"]):
         return None
-    rows = [(name, [*_scores(facts, name, tasks), _average(average(facts, name, tasks))]) for name in facts["models"]]
+    rows = [(name, [*_scores(facts, name, tasks), _average(facts, name, tasks)]) for name in facts["models"]]
     return Table([*tasks, _glue_heading(facts)], rows)
 
 
@@ -107,17 +114,22 @@ def metric_table(facts: Mapping[str, Any]) -> Table:
 def efficiency_table(facts: Mapping[str, Any]) -> Table:
     """What models cost, one a column; rows of which nothing is known are left out."""
     costs = [_costs(facts, name) for name in facts["models"]]
+    unlike = {"latency_tokens": ("CPU latency, measured on tokens", str)} if len(latency_tokens(facts)) > 1 else {}
     lengths = sorted({int(length) for model in facts["models"].values() for length in model["throughput"] or {}})
     forms: dict[str, tuple[str, Callable[[Any], str]]] = {
         **{key: (label, form.format) for key, (label, form) in MODEL_ROWS.items()},
+        **unlike,
         **{f"throughput_{length}": (f"texts/s at {length} tokens", "{:,.1f}".format) for length in lengths},
         "flops_per_token": ("FLOPs a token, M", lambda value: f"{value / 1e6:,.1f}"),
         "compression": ("compression", times_text),
         "speed_up": ("speed-up", times_text),
+        "training_steps": ("own training, steps", "{:,}".format),
+        "training_tokens": ("own training, tokens", "{:,}".format),
+        "training_corpus": ("own training, corpus", str),
         "training_seconds": ("own training, time", duration),
         "training_peak_memory_mb": ("own training, peak memory, MB", "{:,.0f}".format),
         "training_peak_gpu_memory_mb": ("own training, peak GPU memory, MB", "{:,.0f}".format),
-        "training_cost": (f"own training, {facts['currency']}", "{:,.2f}".format),
+        "training_cost": (f"own training, {facts['currency']}", money_text),
         "fine_tuning": ("fine-tuning, mean time of a task", duration),
         "fine_tuning_memory": ("fine-tuning, peak memory, MB", "{:,.0f}".format),
     }
@@ -147,7 +159,7 @@ def disagreement_tables(facts: Mapping[str, Any]) -> dict[str, Table]:
 
 def task_table(facts: Mapping[str, Any]) -> Table:
     """What each task is and how models were fine-tuned on it."""
-    head = ["kind", "score", "rows", "tokens at most", "epochs", "batch", "learning rate", "data"]
+    head = ["kind", "score", "rows", "tokens at most", "trained for", "batch", "learning rate", "data"]
     rows = [
         (
             name,
@@ -156,7 +168,7 @@ def task_table(facts: Mapping[str, Any]) -> Table:
                 ", ".join(map(_spaced, task["metrics"])),
                 ", ".join(f"{part} {rows:,}" for part, rows in task["parts"].items()),
                 str(task["max_length"]),
-                f"{task['epochs']:g}",
+                training_text(task),
                 str(task["batch_size"]),
                 f"{task['lr']:g}",
                 task["data"],
@@ -175,7 +187,9 @@ def recipe_table(facts: Mapping[str, Any]) -> Table:
             return ", ".join(map(shown, value))
         return f"{value:g}" if isinstance(value, float) else str(value)
 
-    return Table(["value"], [(_spaced(name), [cell(value, shown)]) for name, value in facts["recipe"].items()])
+    recipe = facts["recipe"]
+    other = "steps" if recipe.get("steps") is None else "epochs"
+    return Table(["value"], [(_spaced(key), [cell(recipe[key], shown)]) for key in recipe if key != other])
 
 
 def _sizes(model: Mapping[str, Any]) -> str:
@@ -192,7 +206,7 @@ def _scores(facts: Mapping[str, Any], model: str, tasks: Iterable[str]) -> list[
 def _fewer(facts: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """How many seeds a score is the mean of, where some failed."""
     count = len(entry["seeds"])
-    return "" if count == len(facts["recipe"]["seeds"]) else f" ({count} {'seed' if count == 1 else 'seeds'})"
+    return "" if count == len(facts["recipe"]["seeds"]) else f" ({counted(count, 'seed')})"
 
 
 def _form(metric: str) -> Callable[[Mapping[str, Any]], str]:
@@ -208,8 +222,13 @@ def _score(entry: Mapping[str, Any]) -> str:
     return score_text(entry["mean"], entry["sd"])
 
 
-def _average(score: Score | None) -> str:
-    return cell(score, lambda found: score_text(*found))
+def _average(facts: Mapping[str, Any], model: str, tasks: Collection[str]) -> str:
+    return cell(average(facts["scores"].get(model, {}), tasks), lambda found: score_text(*found))
+
+
+def _made(model: Mapping[str, Any]) -> str:
+    """Where a model comes from."""
+    return model["made"] or ("teacher" if model["role"] == "teacher" else model["source"])
 
 
 def _glue_heading(facts: Mapping[str, Any]) -> str:

@@ -33,6 +33,21 @@ def score_text(mean: float, sd: float | None = None) -> str:
     return f"{100 * mean:.1f}" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f}"
 
 
+def counted(number: float, noun: str) -> str:
+    """A number with its noun: "1 epoch", "0.5 epochs", "1,000 steps"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun if number == 1 else f'{noun}s'}"
+
+
+def training_text(recipe: Mapping[str, Any]) -> str:
+    """How long a fine-tuning is: "3 epochs", or "1,000 steps" where steps end it.
+
+    Args:
+        recipe: or a task, with "epochs" and "steps", of which one is None or missing.
+    """
+    return counted(recipe["epochs"], "epoch") if recipe.get("steps") is None else counted(recipe["steps"], "step")
+
+
 def describe_model(model: PreTrainedModel) -> dict[str, Any]:
     """Class and sizes of a model as plain values.
 

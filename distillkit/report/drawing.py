@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -192,7 +193,7 @@ def scatter(
 def _label_points(axes: Axes, theme: Theme, points: Mapping[str, Point], found: Mapping[str, Look]) -> None:
     """Writes each name beside its point, upwards from the lowest, a line apart, so that equal points stay readable."""
     widest, (lowest, highest) = axes.get_xlim()[1], axes.get_ylim()
-    line, height = (highest - lowest) * 0.09, lowest - highest
+    line, height = (highest - lowest) * 0.09, -math.inf
     for name, (x, y, _) in sorted(points.items(), key=lambda item: item[1].y):
         left, height = x > widest / 2, max(y, height + line)
         axes.annotate(

@@ -12,6 +12,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "albert": {"role": "student", "class": "AlbertForMaskedLM", "layers": 12, "unique_parameters": 11_221_680},
     "control": {"role": "control", "class": "DistilBertForMaskedLM", "layers": 6, "unique_parameters": 66_985_530},
 }
+MADE = {"student": "distilled from bert", "control": "trained without a teacher"}
 LATENCY = {"bert": 84.1, "distilbert": 42.6, "albert": 80.2, "control": 42.9}
 SCORES = {
     "bert": {"sst2": 0.924, "wnut17": 0.461, "demo_imdb": 0.911, "squad": 0.882},
@@ -48,12 +49,14 @@ def entry(task: str, mean: float, seeds: Sequence[int], step: float = 0.003) -> 
 def model(name: str, row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A model's figures; those of MODELS have the latency of LATENCY."""
     shared = 85_646_592 if row["class"].startswith("Albert") else 0
-    training = {"seconds": 5400.0, "peak_memory_mb": 2100.4, "peak_gpu_memory_mb": None, "cost": 1.5}
+    training = {"seconds": 5400.0, "peak_memory_mb": 2100.4, "peak_gpu_memory_mb": None, "cost": 1.5,
+                "steps": 2000, "tokens": 8_192_000, "corpus": "wikitext"}  # fmt: skip
     return {
-        "source": f"runs/{name}", "made": None, "hidden_size": 768, **row,
+        "source": f"runs/{name}", "made": MADE.get(row["role"]), "hidden_size": 768, **row,
         "nominal_parameters": row["unique_parameters"] + shared, "shared_on_disk": True,
         "disk_mb": row["unique_parameters"] * 4e-6, "latency_ms": LATENCY.get(name, 20.0 + number),
-        "latency_p95_ms": 91.0, "latency_spread": 0.03, "throughput": {"32": 310.2, "128": 81.5, "384": 20.4},
+        "latency_tokens": 128, "latency_p95_ms": 91.0, "latency_spread": 0.03,
+        "throughput": {"32": 310.2, "128": 81.5, "384": 20.4},
         "flops_per_token": 171.3e6, "peak_memory_mb": 812.6,
         "training": training if row["role"] in ("student", "control") else None, "score": None, "retained": None,
         "speed_up": None, "compression": None,
@@ -65,7 +68,8 @@ def task(name: str) -> dict[str, Any]:
     kind, metrics = KINDS.get(name, ("classification", ["accuracy"]))
     parts = {"train": 12_000, "test": 872} | ({"test_mismatched": 900} if name == "mnli" else {})
     return {
-        "kind": kind, "metrics": metrics, "parts": parts, "max_length": 128, "epochs": 3, "batch_size": 32, "lr": 5e-5,
+        "kind": kind, "metrics": metrics, "parts": parts, "max_length": 128, "epochs": 3, "steps": None,
+        "batch_size": 32, "lr": 5e-5,
         "glue": name in ("sst2", "mnli", "cola", "mrpc", "qqp", "qnli", "rte", "wnli", "stsb"), "data": f"hub: {name}",
     }  # fmt: skip
 
@@ -92,7 +96,7 @@ def results(
         "machine": {"cpu": "A CPU", "cpus": 8, "threads": 2, "system": "Linux x86_64", "python": "3.11.9",
                     "torch": "2.11.0", "transformers": "5.17.0"},
         "command": ["compare", f"models=[{','.join(models)}]", f"tasks=[{','.join(tasks)}]"],
-        "recipe": {"epochs": 3, "batch_size": 32, "optimizer": "AdamW", "lr": 5e-5, "weight_decay": 0.01,
+        "recipe": {"epochs": 3, "steps": None, "batch_size": 32, "optimizer": "AdamW", "lr": 5e-5, "weight_decay": 0.01,
                    "schedule": "linear", "warmup_steps": 0.1, "clip": 1.0, "precision": "bf16-mixed",
                    "seeds": list(seeds)},
         "tasks": {name: task(name) for name in tasks}, "scores": found, "averages": {}, "failed": [],

@@ -35,12 +35,42 @@ def painted(plan: Plan) -> Axes:
 
 def test_figures_are_those_there_is_data_for_when_drawn(planned: Any) -> None:
     assert list(planned(results())) == ["size", "latency", "task_1", "task_2", "task_3", "task_4"]
-    facts = results({"bert": SCORES["bert"], "albert": {"sst2": 0.8}})
-    assert list(planned(facts)) == ["task_1", "task_2", "task_3", "task_4"]
+    facts = results({"bert": {"sst2": 0.9}, "albert": {"squad": 0.8}})
+    assert list(planned(facts)) == ["task_1", "task_2"]
     unmeasured = results()
     for model in unmeasured["models"].values():
         model["latency_ms"] = None
     assert "latency" not in planned(unmeasured) and "size" in planned(unmeasured)
+
+
+def test_costs_are_drawn_over_the_common_tasks_when_a_model_lacks_one(planned: Any) -> None:
+    axes = painted(planned(results({"bert": SCORES["bert"], "albert": {"sst2": 0.8, "squad": 0.7}}))["size"])
+    points = [line.get_ydata()[0] for line in axes.lines if line.get_marker() in ("*", "s")]
+    assert points == pytest.approx([90.3, 75.0])
+
+
+def test_latency_is_not_drawn_when_it_was_measured_on_texts_of_several_lengths(planned: Any) -> None:
+    facts = results()
+    facts["models"]["albert"]["latency_tokens"] = 64
+    assert "latency" not in planned(facts) and "size" in planned(facts)
+
+
+@pytest.mark.parametrize("scores", [(-0.05, 0.02), (-0.4, -0.3), (0.001, 0.3), (0.5, 0.6)])
+def test_marks_and_names_lie_within_the_axes_when_averages_are_negative(
+    scores: tuple[float, float], planned: Any
+) -> None:
+    facts = results({name: {"cola": score} for name, score in zip(("albert", "bert"), scores, strict=True)})
+    axes = painted(planned(facts)["size"])
+    bottom, top = axes.get_ylim()
+    assert bottom < 100 * (scores[0] - 0.003) and bottom == figures.floor(facts)
+    heights = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert heights["albert"] == pytest.approx(100 * scores[0]) and max(heights.values()) < top
+
+
+def test_scores_begin_at_zero_when_the_lowest_is_near_it_and_none_is_negative() -> None:
+    assert figures.floor(results({"bert": {"cola": 0.5}, "albert": {"cola": 0.05}})) == 0.0
+    assert figures.floor(results({"bert": {"cola": 0.5}, "albert": {"cola": 0.002}})) < 0.0, "its spread is below"
+    assert figures.floor(results({}, tasks=["cola"])) == 0.0
 
 
 def test_front_is_a_step_line_through_the_unbeaten_models_when_painted(planned: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distillkit.comparison import page
+from distillkit.report.drawing import Drawing
 from distillkit.report.markup import as_html
 from tests.unit.comparison.example import EXAMPLE, MODELS, SCORES, results
 
@@ -55,7 +56,7 @@ def test_page_and_figures_are_written_when_a_comparison_is(tmp_path: Path) -> No
     assert {path.name for path in (place / "figures").iterdir()} == set(found["figures"])
     text = (place / "report.md").read_text()
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == HEADINGS
-    assert "| bert | 12 | 109.5 M | 1.0x | 92.4 ± 0.3 | 92.4 ± 0.3 | 100.0% |" in text.splitlines()
+    assert "| bert | 12 | 109.5 M | 1.0x | 92.4 ± 0.3 | 92.4 ± 0.3 | 100.0% | teacher |" in text.splitlines()
     html = Shown((place / "report.html").read_text())
     tables = [tag for tag, _ in html.tags if tag == "table"]
     assert len(tables) == len([attrs for tag, attrs in html.tags if attrs.get("class") == "scroll"]) > 4
@@ -83,6 +84,35 @@ def test_page_tells_failures_notes_machine_and_command_when_there_are_any() -> N
         "Every number of this page is in results.json beside it.",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_page_tells_which_tasks_the_averages_are_of_when_a_model_lacks_one() -> None:
+    facts = results(SCORES | {"albert": {"sst2": 0.871, "squad": 0.774}})
+    drawing = Drawing("cost", "size", "Size and score", {})
+    caption = (
+        "Scores on average over {}, bars are their standard deviation over seeds. The score does not begin at zero."
+    )
+    text = page.as_markdown(facts, [drawing])
+    assert caption.format("the 2 tasks that all models have") in text
+    assert "| albert | 12 | 11.2 M (96.9 M) | 1.0x | 87.1 ± 0.3 | - | - | 77.4 ± 0.3 | - | - |" in text
+    assert caption.format("4 tasks") in page.as_markdown(results(), [drawing])
+
+
+def test_page_says_that_the_scores_begin_at_zero_by_saying_nothing_when_they_do() -> None:
+    facts = results({"bert": {"cola": 0.5}, "albert": {"cola": 0.05}})
+    text = page.as_markdown(facts, [Drawing("cost", "size", "Size and score", {})])
+    assert "Scores on cola, bars are" in text and "begin at zero" not in text
+
+
+def test_page_names_no_length_when_latency_was_measured_on_several() -> None:
+    facts = results()
+    assert "Latency: one text of 128 tokens through" in page.as_markdown(facts, [])
+    facts["models"]["albert"]["latency_tokens"] = 64
+    text = page.as_markdown(facts, [])
+    assert "Latency: one text through" in text and "| CPU latency, measured on tokens | 128 |" in text
+    for model in facts["models"].values():
+        model["latency_tokens"] = 64
+    assert "Latency: one text of 64 tokens through" in page.as_markdown(facts, [])
 
 
 def test_page_shortens_texts_when_examples_are_long() -> None:
@@ -120,7 +150,7 @@ def test_page_has_a_row_a_model_and_a_column_a_task_when_there_are_many() -> Non
     facts = results({name: dict.fromkeys(tasks, 0.8) for name in rows}, models=rows, reference="owner/model_0")
     lines = page.as_markdown(facts, []).splitlines()
     assert lines[0] == "# Comparison: 12 models on 9 tasks"
-    assert len([line for line in lines if line.startswith("| owner/model_") and line.count("|") == 16]) == 12
+    assert len([line for line in lines if line.startswith("| owner/model_") and line.count("|") == 17]) == 12
     assert any("GLUE average (9 of 9)" in line for line in lines)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from distillkit.comparison import tables
 from tests.unit.comparison.example import MODELS, SCORES, results
 
@@ -9,28 +13,37 @@ from tests.unit.comparison.example import MODELS, SCORES, results
 def test_scores_are_in_the_papers_shape_when_shown() -> None:
     head, rows = tables.score_table(results())
     assert head == [
-        "layers", "parameters", "speed-up", "sst2", "wnut17", "demo_imdb", "squad", "average", "retained"
+        "layers", "parameters", "speed-up", "sst2", "wnut17", "demo_imdb", "squad", "average", "retained",
+        "made",
     ]  # fmt: skip
     shown = dict(rows)
     assert shown["bert"] == [
         "12", "109.5 M", "1.0x",
-        "92.4 ± 0.3", "46.1 ± 0.3", "91.1 ± 0.3", "88.2 ± 0.3", "79.5 ± 0.3", "100.0%"
+        "92.4 ± 0.3", "46.1 ± 0.3", "91.1 ± 0.3", "88.2 ± 0.3", "79.5 ± 0.3", "100.0%",
+        "teacher",
     ]  # fmt: skip
     assert shown["albert"][1:3] == ["11.2 M (96.9 M)", "1.0x"]
-    assert shown["distilbert"][-2:] == ["76.6 ± 0.3", "96.4%"]
+    assert shown["distilbert"][-3:] == ["76.6 ± 0.3", "96.4%", "distilled from bert"]
+    assert shown["control"][-1] == "trained without a teacher"
 
 
 def test_scores_show_a_dash_and_fewer_seeds_when_units_failed() -> None:
     facts = results(SCORES | {"albert": {"sst2": 0.871}}, reference=None)
     del facts["scores"]["bert"]["sst2"]["seeds"]["1"]
     shown = dict(tables.score_table(facts).rows)
-    assert shown["albert"][2:] == ["-", "87.1 ± 0.3", "-", "-", "-", "-", "-"]
+    assert shown["albert"][2:] == ["-", "87.1 ± 0.3", "-", "-", "-", "-", "-", "distilled from bert"]
     assert shown["bert"][3] == "92.4 ± 0.3 (2 seeds)" and shown["bert"][4] == "46.1 ± 0.3"
 
 
 def test_scores_have_no_spread_when_there_is_one_seed() -> None:
     shown = dict(tables.score_table(results(seeds=[7])).rows)
-    assert shown["bert"][3:] == ["92.4", "46.1", "91.1", "88.2", "79.5", "100.0%"]
+    assert shown["bert"][3:] == ["92.4", "46.1", "91.1", "88.2", "79.5", "100.0%", "teacher"]
+
+
+def test_models_are_called_by_their_source_when_nothing_tells_how_they_were_made() -> None:
+    rows = {"tiny": MODELS["albert"] | {"role": "model"}}
+    (row,) = tables.score_table(results({"tiny": {"sst2": 0.9}}, models=rows, reference=None)).rows
+    assert row[1][-1] == "runs/tiny"
 
 
 def test_glue_is_averaged_over_its_own_tasks_when_others_ran_too() -> None:
@@ -76,11 +89,25 @@ def test_costs_are_shown_with_their_units_when_known() -> None:
         "CPU latency, median ms": "80.20", "texts/s at 384 tokens": "20.4", "FLOPs a token, M": "171.3",
         "compression": "9.8x", "speed-up": "1.0x", "own training, time": "1 h 30 min",
         "own training, peak memory, MB": "2,100", "own training, USD": "1.50",
+        "own training, steps": "2,000", "own training, tokens": "8,192,000", "own training, corpus": "wikitext",
         "fine-tuning, mean time of a task": "5 min 12 s", "fine-tuning, peak memory, MB": "1,500",
     }  # fmt: skip
     assert {label: shown[label] for label in expected} == expected
     assert "own training, peak GPU memory, MB" not in shown
     assert next(cells for label, cells in rows if label == "own training, time")[head.index("bert")] == "-"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0042, "0.0042"), (0.123, "0.12"), (1.5, "1.50"), (1234.5, "1,234.50")])
+def test_money_keeps_two_digits_when_little(value: float, text: str) -> None:
+    assert tables.money_text(value) == text
+
+
+def test_costs_tell_the_lengths_of_the_texts_when_latencies_do_not_compare() -> None:
+    facts = results()
+    assert not [label for label, _ in tables.efficiency_table(facts).rows if "measured on" in label]
+    facts["models"]["albert"]["latency_tokens"] = 64
+    _, rows = tables.efficiency_table(facts)
+    assert dict(rows)["CPU latency, measured on tokens"] == ["128", "128", "64", "128"]
 
 
 def test_costs_leave_out_what_is_not_known_when_nothing_was_measured() -> None:
@@ -109,8 +136,29 @@ def test_recipe_and_tasks_show_every_setting_when_listed() -> None:
     )
     table = tables.task_table(facts)
     assert dict(table.rows)["squad"] == [
-        "span", "exact match, f1", "train 12,000, test 872", "128", "3", "32", "5e-05", "hub: squad"
+        "span", "exact match, f1", "train 12,000, test 872", "128", "3 epochs", "32", "5e-05", "hub: squad"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "row"),
+    [
+        ({"epochs": 1, "steps": None}, "1 epoch", "epochs"),
+        ({"epochs": 0.5}, "0.5 epochs", "epochs"),
+        ({"epochs": None, "steps": 1000}, "1,000 steps", "steps"),
+        ({"epochs": None, "steps": 1}, "1 step", "steps"),
+    ],
+)
+def test_recipe_and_tasks_tell_how_long_training_is_when_epochs_or_steps_end_it(
+    recipe: dict[str, Any], text: str, row: str
+) -> None:
+    facts = results()
+    for entry in (facts["recipe"], facts["tasks"]["squad"]):
+        del entry["steps"]
+        entry.update(recipe)
+    assert dict(tables.task_table(facts).rows)["squad"][4] == text
+    shown = dict(tables.recipe_table(facts).rows)
+    assert shown[row] == [str(recipe[row])] and len({"epochs", "steps"} & shown.keys()) == 1
 
 
 def test_terminal_shows_means_alone_when_there_are_many_tasks() -> None:
