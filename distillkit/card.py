@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distillkit.data.demo_corpus import DemoCorpus
 from distillkit.demo_teacher import HUB
-from distillkit.evaluation.summary import COLUMNS, score_text
+from distillkit.evaluation.summary import COLUMNS, counted, score_text, training_text
 from distillkit.licenses import UNKNOWN
 from distillkit.redaction import last_name, shown_commands, without_folders
 from distillkit.teachers import DEMO
@@ -148,36 +148,66 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _task_results(tasks: Mapping[str, Any]) -> list[EvalResult]:
-    """Every metric of every test set of comparison.json, for the hub."""
+    """Every metric of every test set of comparison.json, for the hub; thresholds on logits are none."""
     return [
         EvalResult(
-            task_type=_HUB_TASKS[tasks["tasks"][name]["kind"]], dataset_type=name, dataset_name=name,
+            task_type=_HUB_TASKS.get(kind := tasks["tasks"][name]["kind"], kind), dataset_type=name, dataset_name=name,
             dataset_split=part, metric_type=metric, metric_value=round(value["mean"], 4),
         )
         for name, entry in tasks.get("scores", {}).items()
         for part, metrics in entry["metrics"].items()
         for metric, value in metrics.items()
+        if not metric.endswith("_thresh")
     ]  # fmt: skip
 
 
 def _tasks_text(tasks: Mapping[str, Any]) -> str:
     """The scores of comparison.json beside the reference's, how they came about, what the model costs."""
     reference = without_folders(tasks["reference"]) if tasks["reference"] else None
-    recipe, costs = tasks["recipe"], tasks["efficiency"]
     head = ["task", "mean of", "this model", *([reference, "retained"] if reference else [])]
     rows = [_task_row(tasks, name, entry) for name, entry in tasks["scores"].items()]
+    recipes = {name: _recipe_text(tasks, name) for name in tasks["scores"]}
+    one = len(set(recipes.values())) == 1
+    recipe = f"recipe, the same for every model: {next(iter(recipes.values()))}" if one else "recipes stand below them"
+    lines = [
+        f"Scores times 100 after fine-tuning, of the comparison of {tasks['date']}. The {recipe}.",
+        _table(head, rows),
+        *([] if one else [_rows(recipes)]),
+        _costs_text(tasks, reference),
+    ]
+    return "\n\n".join(filter(None, lines))
+
+
+def _recipe_text(tasks: Mapping[str, Any], name: str) -> str:
+    """How a task was fine-tuned; merged comparisons differ in it."""
+    task = tasks["tasks"][name]
+    recipe = task.get("recipe") or tasks["recipe"]
     seeds = len(recipe["seeds"])
     spread = f"means over {seeds} seeds ± their standard deviation" if seeds > 1 else "one seed"
-    lines = [
-        f"Scores times 100 after fine-tuning, {spread}."
-        f" The recipe, the same for every model: {recipe['optimizer']}, learning rate {recipe['lr']:g}, batches of"
-        f" {recipe['batch_size']}, {recipe['epochs']:g} epochs, unless a task sets its own.",
-        _table(head, rows),
-    ]
+    return (
+        f"{recipe['optimizer']}, learning rate {task['lr']:g}, batches of {task['batch_size']}, {training_text(task)};"
+        f" {spread}"
+    )
+
+
+def _costs_text(tasks: Mapping[str, Any], reference: str | None) -> str:
+    """What using the model takes, as far as that was measured."""
+    costs, measured, lines = tasks["efficiency"], tasks.get("measured") or {}, []
     if costs["latency_ms"] is not None:
+        tokens = costs.get("latency_tokens") or measured.get("length")
+        text = f"one text of {tokens} tokens" if tokens else "one text"
+        where = f"on {counted(measured['threads'], 'CPU thread')}" if measured.get("threads") else "on a CPU"
         faster = f", {costs['speed_up']:.1f} times the speed of {reference}" if reference and costs["speed_up"] else ""
-        lines.append(f"Latency of one text on a CPU: {costs['latency_ms']:.1f} ms{faster}.")
-    return "\n\n".join(lines)
+        lines.append(f"Latency of {text} {where}: {costs['latency_ms']:.1f} ms{faster}.")
+    lines += [
+        f"{label}: {costs[key]:,.1f} MB."
+        for key, label in (("disk_mb", "Size on disk"), ("peak_memory_mb", "Peak memory"))
+        if costs[key] is not None
+    ]
+    speeds = [f"{speed:,.1f} of {length} tokens" for length, speed in (costs["throughput"] or {}).items()]
+    if speeds:
+        lines.append(f"Texts a second: {', '.join(speeds)}.")
+    return " ".join(lines)
 
 
 def _task_row(tasks: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> list[str]:

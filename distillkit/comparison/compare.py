@@ -159,6 +159,7 @@ def _write_card(model: Contender, facts: Mapping[str, Any]) -> None:
         "weights": model.weights, "date": facts["date"], "reference": reference if others else None,
         "reference_scores": {task: entry["mean"] for task, entry in others.items()}, "recipe": facts["recipe"],
         "tasks": facts["tasks"], "scores": scores[model.name], "efficiency": facts["models"][model.name],
+        "measured": facts["measured"],
     }  # fmt: skip
     RunFolder(model.run, new=False, held=False).write_comparison(own)
     rewrite_card(model.run)

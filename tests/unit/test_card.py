@@ -163,7 +163,7 @@ def compared(reference: str | None = "owner/bert", **changes: Any) -> dict[str, 
     return {
         "weights": "abc", "date": facts["date"], "reference": reference, "recipe": facts["recipe"],
         "reference_scores": {"squad": 0.882} if reference else {}, "tasks": facts["tasks"], "scores": entries,
-        "efficiency": facts["models"]["albert"],
+        "efficiency": facts["models"]["albert"], "measured": facts["measured"],
     } | changes  # fmt: skip
 
 
@@ -171,15 +171,20 @@ def test_text_shows_the_tasks_beside_the_teacher_when_compared() -> None:
     text = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=compared())
     for part in (
         "\n\n## On tasks\n\n", "means over 3 seeds ± their standard deviation",
-        "AdamW, learning rate 5e-05, batches of 32",
+        "after fine-tuning, of the comparison of 2026-01-31 12:00.",
+        "same for every model: AdamW, learning rate 5e-05, batches of 32, 3 epochs; means over 3 seeds ± their",
         "| task | mean of | this model | owner/bert | retained |",
         "| squad | exact match, f1 | 77.4 ± 0.3 | 88.2 | 90.0% |", "| wnut17 | f1 | 33.1 ± 0.3 | - | 90.0% |",
-        "Latency of one text on a CPU: 80.2 ms, 1.0 times the speed of owner/bert.\n\n## The model",
+        "Latency of one text of 128 tokens on 2 CPU threads: 80.2 ms, 1.0 times the speed of owner/bert. Size on disk:"
+        " 44.9 MB. Peak memory: 812.6 MB. Texts a second: 310.2 of 32 tokens, 81.5 of 128 tokens, 20.4 of 384 tokens."
+        "\n\n## The model",
     ):  # fmt: skip
         assert part in text, part
     alone = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=compared(reference=None))
     assert (
-        "| squad | exact match, f1 | 77.4 ± 0.3 |\n" in alone and "retained" not in alone and "CPU: 80.2 ms." in alone
+        "| squad | exact match, f1 | 77.4 ± 0.3 |\n" in alone
+        and "retained" not in alone
+        and "threads: 80.2 ms. Size" in alone
     )
 
 
@@ -190,6 +195,49 @@ def test_metadata_holds_every_metric_of_the_tasks_when_compared() -> None:
         ("question-answering", "squad", "test", "f1", 0.774),
         ("token-classification", "wnut17", "test", "f1", 0.331),
     }
+
+
+def tasks_text(tasks: dict[str, Any]) -> str:
+    return model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks).partition("## On tasks")[2]
+
+
+def test_text_tells_the_recipe_of_each_task_when_they_differ() -> None:
+    tasks = compared()
+    tasks["tasks"]["squad"] |= {"epochs": None, "steps": 1000, "recipe": tasks["recipe"] | {"seeds": [0]}}
+    text = tasks_text(tasks)
+    for part in (
+        "The recipes stand below them.",
+        "\n- squad: AdamW, learning rate 5e-05, batches of 32, 1,000 steps; one seed\n",
+        "\n- wnut17: AdamW, learning rate 5e-05, batches of 32, 3 epochs; means over 3 seeds",
+    ):
+        assert part in text, part
+
+
+def test_text_tells_steps_when_no_epochs_end_the_fine_tuning() -> None:
+    tasks = compared()
+    for entry in (tasks["recipe"], *tasks["tasks"].values()):
+        entry |= {"epochs": None, "steps": 200}
+    assert "batches of 32, 200 steps; means" in tasks_text(tasks)
+
+
+def test_text_tells_only_the_costs_that_are_known_when_little_was_measured() -> None:
+    unknown = dict.fromkeys(("latency_ms", "disk_mb", "peak_memory_mb", "throughput"))
+    tasks = compared()
+    tasks["efficiency"] |= unknown
+    assert "Latency" not in tasks_text(tasks) and "MB" not in tasks_text(tasks)
+    tasks["efficiency"] |= {"latency_ms": 3.0, "latency_tokens": 64, "speed_up": None}
+    del tasks["measured"]
+    assert "Latency of one text of 64 tokens on a CPU: 3.0 ms.\n" in tasks_text(tasks)
+
+
+def test_metadata_holds_no_thresholds_and_any_kind_of_task_when_compared() -> None:
+    tasks = compared()
+    tasks["scores"]["squad"]["metrics"]["test"]["best_f1_thresh"] = {"mean": -1.5, "sd": None}
+    tasks["tasks"]["squad"]["kind"] = "summarization"
+    found = ModelCard(model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)).data.eval_results
+    assert {(r.task_type, r.metric_type) for r in found if r.dataset_name == "squad"} == {
+        ("summarization", "exact_match"), ("summarization", "f1")
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("tasks", [None, {}])
