@@ -40,7 +40,7 @@ def money_text(value: float) -> str:
 
 
 def score_table(facts: Mapping[str, Any]) -> Table:
-    """The table of the papers: a model a row with its size, its speed-up, a score a task, their average, its origin.
+    """The table of the papers: a model a row with its size, its speed-up, a score a task, their average.
 
     Args:
         facts: results.json.
@@ -48,7 +48,7 @@ def score_table(facts: Mapping[str, Any]) -> Table:
     tasks = list(facts["tasks"])
     glue = glue_tasks(facts)
     mean = _glue_heading(facts) if tasks and glue == tasks else "average"
-    head = ["layers", "parameters", "speed-up", *tasks, mean, "retained", "made"]
+    head = ["layers", "parameters", "speed-up", *tasks, mean, "retained"]
     rows = [
         (
             name,
@@ -59,7 +59,6 @@ def score_table(facts: Mapping[str, Any]) -> Table:
                 *_scores(facts, name, tasks),
                 _average(facts, name, tasks),
                 cell(model["retained"], "{:.1%}".format),
-                _made(model),
             ],
         )
         for name, model in facts["models"].items()
@@ -68,9 +67,8 @@ def score_table(facts: Mapping[str, Any]) -> Table:
 
 
 def short_table(facts: Mapping[str, Any]) -> Table:
-    """What a terminal shows: `score_table` without origins, latency for speed-up, of many tasks the means alone."""
+    """What a terminal shows: `score_table` with the latency in place of the speed-up, of many tasks the means alone."""
     head, rows = score_table(facts)
-    head, rows = head[:-1], [(name, cells[:-1]) for name, cells in rows]
     latency = [cell(model["latency_ms"], "{:.1f} ms".format) for model in facts["models"].values()]
     place = head.index("speed-up")
     shown = [
@@ -117,6 +115,7 @@ def efficiency_table(facts: Mapping[str, Any]) -> Table:
     unlike = {"latency_tokens": ("CPU latency, measured on tokens", str)} if len(latency_tokens(facts)) > 1 else {}
     lengths = sorted({int(length) for model in facts["models"].values() for length in model["throughput"] or {}})
     forms: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "made": ("made", str),
         **{key: (label, form.format) for key, (label, form) in MODEL_ROWS.items()},
         **unlike,
         **{f"throughput_{length}": (f"texts/s at {length} tokens", "{:,.1f}".format) for length in lengths},
@@ -243,6 +242,7 @@ def _costs(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
     memory = [entry["peak_memory_mb"] for entry in entries if entry["peak_memory_mb"] is not None]
     return {
         **model,
+        "made": _made(model),
         **{f"throughput_{length}": value for length, value in (model["throughput"] or {}).items()},
         **{f"training_{key}": value for key, value in (model["training"] or {}).items()},
         "fine_tuning": sum(seconds) / len(seconds) if seconds else None,

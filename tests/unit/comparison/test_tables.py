@@ -13,37 +13,37 @@ from tests.unit.comparison.example import MODELS, SCORES, results
 def test_scores_are_in_the_papers_shape_when_shown() -> None:
     head, rows = tables.score_table(results())
     assert head == [
-        "layers", "parameters", "speed-up", "sst2", "wnut17", "demo_imdb", "squad", "average", "retained",
-        "made",
+        "layers", "parameters", "speed-up", "sst2", "wnut17", "demo_imdb", "squad", "average", "retained"
     ]  # fmt: skip
     shown = dict(rows)
     assert shown["bert"] == [
         "12", "109.5 M", "1.0x",
-        "92.4 ± 0.3", "46.1 ± 0.3", "91.1 ± 0.3", "88.2 ± 0.3", "79.5 ± 0.3", "100.0%",
-        "teacher",
+        "92.4 ± 0.3", "46.1 ± 0.3", "91.1 ± 0.3", "88.2 ± 0.3", "79.5 ± 0.3", "100.0%"
     ]  # fmt: skip
     assert shown["albert"][1:3] == ["11.2 M (96.9 M)", "1.0x"]
-    assert shown["distilbert"][-3:] == ["76.6 ± 0.3", "96.4%", "distilled from bert"]
-    assert shown["control"][-1] == "trained without a teacher"
+    assert shown["distilbert"][-2:] == ["76.6 ± 0.3", "96.4%"]
 
 
 def test_scores_show_a_dash_and_fewer_seeds_when_units_failed() -> None:
     facts = results(SCORES | {"albert": {"sst2": 0.871}}, reference=None)
     del facts["scores"]["bert"]["sst2"]["seeds"]["1"]
     shown = dict(tables.score_table(facts).rows)
-    assert shown["albert"][2:] == ["-", "87.1 ± 0.3", "-", "-", "-", "-", "-", "distilled from bert"]
+    assert shown["albert"][2:] == ["-", "87.1 ± 0.3", "-", "-", "-", "-", "-"]
     assert shown["bert"][3] == "92.4 ± 0.3 (2 seeds)" and shown["bert"][4] == "46.1 ± 0.3"
 
 
 def test_scores_have_no_spread_when_there_is_one_seed() -> None:
     shown = dict(tables.score_table(results(seeds=[7])).rows)
-    assert shown["bert"][3:] == ["92.4", "46.1", "91.1", "88.2", "79.5", "100.0%", "teacher"]
+    assert shown["bert"][3:] == ["92.4", "46.1", "91.1", "88.2", "79.5", "100.0%"]
 
 
-def test_models_are_called_by_their_source_when_nothing_tells_how_they_were_made() -> None:
+def test_costs_tell_how_models_were_made_and_their_source_when_that_is_not_known() -> None:
+    assert tables.efficiency_table(results()).rows[0] == (
+        "made", ["teacher", "distilled from bert", "distilled from bert", "trained without a teacher"]
+    )  # fmt: skip
     rows = {"tiny": MODELS["albert"] | {"role": "model"}}
-    (row,) = tables.score_table(results({"tiny": {"sst2": 0.9}}, models=rows, reference=None)).rows
-    assert row[1][-1] == "runs/tiny"
+    table = tables.efficiency_table(results({"tiny": {"sst2": 0.9}}, models=rows, reference=None))
+    assert table.rows[0] == ("made", ["runs/tiny"])
 
 
 def test_glue_is_averaged_over_its_own_tasks_when_others_ran_too() -> None:
@@ -115,8 +115,8 @@ def test_costs_leave_out_what_is_not_known_when_nothing_was_measured() -> None:
     unknown = ("latency_ms", "latency_p95_ms", "latency_spread", "throughput", "flops_per_token", "disk_mb")
     facts["models"]["bert"] |= dict.fromkeys((*unknown, "peak_memory_mb"))
     labels = [label for label, _ in tables.efficiency_table(facts).rows]
-    assert labels[:3] == ["layers", "unique parameters", "nominal parameters"]
-    assert labels[3:] == ["fine-tuning, mean time of a task", "fine-tuning, peak memory, MB"]
+    assert labels[:4] == ["made", "layers", "unique parameters", "nominal parameters"]
+    assert labels[4:] == ["fine-tuning, mean time of a task", "fine-tuning, peak memory, MB"]
 
 
 def test_disagreements_tell_who_was_right_when_there_are_any() -> None:
