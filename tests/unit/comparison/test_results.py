@@ -15,6 +15,7 @@ from distillkit.comparison.units import ANSWERS, RESULT, Unit, plan_units
 from tests.faults.harness import Inputs
 from tests.unit.comparison.test_units import settled
 
+SIZES = {"class": "C", "layers": 4, "hidden_size": 32, "unique_parameters": 100, "nominal_parameters": 100}
 SPEED = {"median": 4.0, "p95": 5.0, "spread": 0.1, "length": 128, "batch": 1, "threads": 1, "rounds": 9}
 
 
@@ -25,8 +26,8 @@ class Comparison:
         self.place, self.errors = folder, dict[Unit, str]()
         self.cfg = settled(folder, "seeds=[0,1]", *words)
         self.models = [
-            Contender("big", "big", source, "0", "0", role="teacher"),
-            Contender("small", "small", source, "1", "1", role="student", teacher="big",
+            Contender("big", "big", "/x/big", source, "0", "0", SIZES, role="teacher"),
+            Contender("small", "small", "/x/small", source, "1", "1", SIZES, role="student", teacher="big",
                       training={"seconds": 1800.0, "peak_memory_mb": 9.0, "peak_gpu_memory_mb": None}),
         ]  # fmt: skip
         self.tasks = {name: make(node) for name, node in self.cfg["task"].items()}
@@ -36,7 +37,7 @@ class Comparison:
         unit = next(unit for unit in self.units if (unit.model, unit.seed) == (model, seed))
         result = {"model": model, "task": unit.task, "seed": seed, "metrics": {"test": {"accuracy": accuracy}},
                   "score": accuracy, "steps": 1, "seconds": 2.0 + seed, "max_length": 128, "threads": 1,
-                  "device": "cpu", "peak_memory_mb": 5.0} | more  # fmt: skip
+                  "device": "cpu", "peak_memory_mb": 5.0, "full": 0.0} | more  # fmt: skip
         folder = unit.folder(self.place)
         folder.mkdir(parents=True)
         (folder / RESULT).write_text(json.dumps(result))
@@ -102,7 +103,8 @@ def test_disagreement_counts_who_was_right_when_answers_differ(comparison: Compa
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"max_length": 64}, "small reads 64 tokens at most, classification's texts are cut there."),
+    ({"max_length": 64, "full": 0.5},
+     "small reads 64 tokens at most: longer texts of classification are cut there."),
     ({"threads": 2}, "The fine-tunings ran on different numbers of threads: their times do not compare."),
 ])  # fmt: skip
 def test_notes_say_what_does_not_compare_when_units_differ(
@@ -115,5 +117,6 @@ def test_notes_say_what_does_not_compare_when_units_differ(
 
 def test_reference_is_the_teacher_unless_another_is_chosen(comparison: Comparison) -> None:
     assert reference_of(None, comparison.models[::-1]) == "big"
-    assert reference_of("small", comparison.models) == "small" and reference_of("x", comparison.models) is None
+    assert reference_of("small", comparison.models) == reference_of("/x/small", comparison.models) == "small"
+    assert reference_of("x", comparison.models) is None
     assert reference_of(None, [comparison.models[1]]) is None, "one model has nothing to be measured against"

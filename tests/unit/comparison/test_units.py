@@ -18,6 +18,7 @@ from distillkit.comparison.models import Contender, find_models
 from distillkit.comparison.units import ANSWERS, Unit, plan_units, recipe_of, run_unit
 from distillkit.errors import ConfigError, NumericalError, TeacherError
 from distillkit.export import export
+from distillkit.hashing import weights_hash
 from distillkit.sharing import share_layers
 from tests.faults.harness import Inputs, make_bert, make_tokenizer
 
@@ -48,7 +49,7 @@ def planned(folder: Path, source: Path, *words: str) -> Unit:
 
 
 def contender(source: Path, identity: str = "0") -> Contender:
-    return Contender("m", "m", source, identity, "weights")
+    return Contender("m", "m", "m", source, identity, weights_hash(source), {})
 
 
 def run(unit: Unit, folder: Path) -> dict[str, Any]:
@@ -75,7 +76,8 @@ def test_unit_learns_and_repeats_when_run_twice(inputs: Inputs, tmp_path: Path) 
 @pytest.mark.parametrize("word", [
     "seeds=1", "optimizer.lr=2e-3", "trainer.max_epochs=5", "trainer.precision=bf16-mixed", "batch_size=4",
     "task.classification.max_length=16", "task.classification.epochs=2", "task.classification.train_rows=40",
-    "scheduler.warmup_steps=0", "trainer.gradient_clip_val=null",
+    "scheduler.warmup_steps=0", "trainer.gradient_clip_val=null", "trainer.limit_train_batches=1",
+    "trainer.max_time=00:00:01:00", "trainer.max_steps=3",
 ])  # fmt: skip
 def test_unit_is_another_when_its_recipe_or_seed_changes(word: str, inputs: Inputs, tmp_path: Path) -> None:
     assert planned(tmp_path, inputs.teacher, word).key != planned(tmp_path, inputs.teacher).key
