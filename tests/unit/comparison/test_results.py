@@ -120,3 +120,10 @@ def test_reference_is_the_teacher_unless_another_is_chosen(comparison: Compariso
     assert reference_of("small", comparison.models) == reference_of("/x/small", comparison.models) == "small"
     assert reference_of("x", comparison.models) is None
     assert reference_of(None, [comparison.models[1]]) is None, "one model has nothing to be measured against"
+
+
+def test_duration_is_told_in_steps_when_they_count(inputs: Inputs, tmp_path: Path) -> None:
+    steps = Comparison(inputs.teacher, tmp_path, "trainer.max_steps=7", "trainer.accumulate_grad_batches=2")
+    facts = steps.facts()
+    for entry in (facts["recipe"], facts["tasks"]["classification"]):
+        assert (entry["epochs"], entry["steps"], entry["batch_size"]) == (None, 7, 16)
