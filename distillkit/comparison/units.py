@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from distillkit import config
 from distillkit.building import make
@@ -136,7 +137,7 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
         DistillkitError: the model or the task cannot serve.
 
     RESULT holds model, task, seed, metrics ({part: {metric: value}}), score (their mean), steps, seconds (of the
-    fine-tuning alone), max_length, threads, device, and `memory_used`.
+    fine-tuning alone), max_length, full (share of the features that are as long), threads, device, `memory_used`.
     """
     if weights_hash(unit.source) != unit.weights:
         raise RunStateError("its weights have changed since the comparison began", key="models", value=unit.model,
@@ -144,10 +145,7 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
     task: Task = make(unit.node)
     model = load_with_head(task, unit.source, unit.seed)
     tokenizer = load_tokenizer(str(unit.source), key="models")
-    task.max_length = min(task.max_length, longest_row(model) or task.max_length)
-    with quiet():
-        datasets.disable_caching()
-        features = {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}
+    features = _encode(task, tokenizer, longest_row(model))
     recipe, collate = unit.recipe, task.collator(tokenizer)
     # it stores nothing: what lasts of a fine-tuning is its answers
     silent: dict[str, Any] = {"logger": False, "callbacks": [], "limit_val_batches": 0}
@@ -158,17 +156,22 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
     train(module, trainer, features.pop(TRAIN), collate, batch_size=recipe["batch_size"], seed=unit.seed)
     figures = {"steps": trainer.global_step, "seconds": time.perf_counter() - began, "max_length": task.max_length}
     figures["full"] = max(map(_full, features.values(), repeat(task.max_length)))
-    device = trainer.strategy.root_device
+    device, mixed = trainer.strategy.root_device, str(recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16")
+    how: dict[str, Any] = {"batch_size": recipe["batch_size"], "per_token": task.per_token}
     outputs = {
-        part: predict(
-            model, rows, collate, batch_size=recipe["batch_size"], per_token=task.per_token, device=device,
-            autocast=str(recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
-        )
-        for part, rows in features.items()
-    }  # fmt: skip
+        part: predict(model, rows, collate, **how, device=device, autocast=mixed) for part, rows in features.items()
+    }
     figures |= {"threads": torch.get_num_threads(), "device": device.type, **memory_used(device)}
     answers = {part: task.answers(outputs[part], rows, task.parts[part]) for part, rows in features.items()}
     _write(unit, folder, task, answers, figures)
+
+
+def _encode(task: Task, tokenizer: PreTrainedTokenizerFast, longest: int | None) -> dict[str, datasets.Dataset]:
+    """The features of every part, no longer than the model reads."""
+    task.max_length = min(task.max_length, longest or task.max_length)
+    with quiet():
+        datasets.disable_caching()
+        return {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}
 
 
 def _full(features: datasets.Dataset, length: int) -> float:
