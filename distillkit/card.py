@@ -25,7 +25,7 @@ _HUB_TASKS = {
     "span": "question-answering",
     "choice": "multiple-choice",
 }
-"""What the hub calls each kind of task."""
+"""What the hub calls each kind of task; another kind is "other" to it."""
 
 
 def model_card(
@@ -151,7 +151,7 @@ def _task_results(tasks: Mapping[str, Any]) -> list[EvalResult]:
     """Every metric of every test set of comparison.json, for the hub."""
     return [
         EvalResult(
-            task_type=_HUB_TASKS[tasks["tasks"][name]["kind"]], dataset_type=name, dataset_name=name,
+            task_type=_HUB_TASKS.get(tasks["tasks"][name]["kind"], "other"), dataset_type=name, dataset_name=name,
             dataset_split=part, metric_type=metric, metric_value=round(value["mean"], 4),
         )
         for name, entry in tasks.get("scores", {}).items()

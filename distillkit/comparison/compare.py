@@ -21,9 +21,9 @@ from distillkit.comparison.models import Contender, find_models
 from distillkit.comparison.page import write_comparison
 from distillkit.comparison.processes import run_units
 from distillkit.comparison.results import gather
-from distillkit.comparison.tasks.base import Task
+from distillkit.comparison.tasks.base import Task, naming
 from distillkit.comparison.units import Unit, plan_units
-from distillkit.errors import DistillkitError, Preempted, RunStateError, StorageError, TeacherError
+from distillkit.errors import Preempted, RunStateError, StorageError, TeacherError
 from distillkit.evaluation.efficiency import measure_efficiency
 from distillkit.locking import FolderLock
 from distillkit.progress import activity, duration
@@ -100,15 +100,9 @@ def _tasks(cfg: Mapping[str, Any]) -> dict[str, Task]:
     """The tasks, their rows read and checked, so that nothing is fine-tuned before all of them fit."""
     tasks = {}
     for name, node in cfg["task"].items():
-        with activity(f"reading {name}"):
-            try:
-                task: Task = make(node)
-                task.parts  # noqa: B018
-            except DistillkitError as error:  # a task does not know its name
-                key = (error.key or "task.*").replace("task.*", f"task.{name}")
-                raise type(error)(
-                    error.problem, key=key, value=error.value, allowed=error.allowed, fix=error.fix
-                ) from error
+        with activity(f"reading {name}"), naming(name):
+            task: Task = make(node)
+            task.parts  # noqa: B018
             tasks[name] = task
     return tasks
 

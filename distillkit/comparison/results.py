@@ -159,7 +159,7 @@ def _relative(row: Figures, reference: Figures | None) -> Figures:
 def _task(cfg: Mapping[str, Any], name: str, task: Task) -> Figures:
     recipe = recipe_of(cfg, task)
     return {
-        "kind": type(task).__name__.lower(), "metrics": list(task.scored), "glue": task.glue,
+        "kind": task.kind, "metrics": list(task.scored), "glue": task.glue,
         "data": task.source.describe() if task.source else "", "max_length": task.max_length,
         "parts": {part: len(rows) for part, rows in task.parts.items()}, "lr": recipe["optimizer"]["lr"],
         "batch_size": recipe["batch_size"] * recipe["trainer"]["accumulate_grad_batches"],
