@@ -134,7 +134,7 @@ def test_comparison_keeps_what_is_done_when_asked_to_stop(start: Start, words: W
     (["models=[nowhere/at/all]"], r"models=nowhere/at/all: no such folder"),
     (["seeds=[-1]"], r"seeds=\[-1\]: must be whole numbers"),
     (["task.classification.epochs=0"], r"task\.classification\.epochs=0: must be a whole number"),
-    (["task.classification.text=body"], r"body.*columns|columns.*body|no column.*body|body"),
+    (["task.classification.text=body"], r"task\.classification\.text=body: .* no such column; allowed: text, label"),
     (["task.classification.files.train=none.tsv"], r"task\.classification\.files\.train=\S+none\.tsv: no such file"),
     (["reference=me"], r"reference=me: not among the models; allowed: teacher, small"),
     (["trainer.devices=2"], r"trainer\.devices=2: a fine-tuning takes one device"),

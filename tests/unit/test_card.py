@@ -192,6 +192,13 @@ def test_metadata_holds_every_metric_of_the_tasks_when_compared() -> None:
     }
 
 
+def test_metadata_calls_a_task_other_when_its_kind_is_a_users_own() -> None:
+    tasks = compared()
+    tasks["tasks"]["squad"]["kind"] = "ranking"
+    found = ModelCard(model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)).data.eval_results
+    assert {(r.task_type, r.dataset_name) for r in found} == {("other", "squad"), ("token-classification", "wnut17")}
+
+
 @pytest.mark.parametrize("tasks", [None, {}])
 def test_text_has_no_tasks_when_not_compared(tasks: dict[str, Any] | None) -> None:
     text = model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)

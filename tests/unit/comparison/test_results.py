@@ -11,6 +11,7 @@ import pytest
 from distillkit.building import make
 from distillkit.comparison.models import Contender
 from distillkit.comparison.results import gather, reference_of
+from distillkit.comparison.tasks.classification import Classification
 from distillkit.comparison.units import ANSWERS, RESULT, Unit, plan_units
 from tests.faults.harness import Inputs
 from tests.unit.comparison.test_units import settled
@@ -113,6 +114,16 @@ def test_notes_say_what_does_not_compare_when_units_differ(
     comparison.write("big", 0, 0.8)
     comparison.write("small", 0, 0.7, **more)
     assert said in comparison.facts()["notes"]
+
+
+def test_kind_is_that_of_its_class_when_a_task_is_a_users_own(comparison: Comparison) -> None:
+    class Tickets(Classification):
+        """A user's own."""
+
+    (task,) = comparison.tasks.values()
+    comparison.tasks["classification"] = Tickets(text="text", files=task.source.files)  # type: ignore[union-attr]
+    comparison.write("big", 0, 0.8)
+    assert comparison.facts()["tasks"]["classification"]["kind"] == "classification"
 
 
 def test_reference_is_the_teacher_unless_another_is_chosen(comparison: Comparison) -> None:
