@@ -25,7 +25,7 @@ _HUB_TASKS = {
     "span": "question-answering",
     "choice": "multiple-choice",
 }
-"""What the hub calls each kind of task."""
+"""What the hub calls each kind of task; another kind is "other" to it."""
 
 
 def model_card(
@@ -151,7 +151,7 @@ def _task_results(tasks: Mapping[str, Any]) -> list[EvalResult]:
     """Every metric of every test set of comparison.json, for the hub; thresholds on logits are none."""
     return [
         EvalResult(
-            task_type=_HUB_TASKS.get(kind := tasks["tasks"][name]["kind"], kind), dataset_type=name, dataset_name=name,
+            task_type=_HUB_TASKS.get(tasks["tasks"][name]["kind"], "other"), dataset_type=name, dataset_name=name,
             dataset_split=part, metric_type=metric, metric_value=round(value["mean"], 4),
         )
         for name, entry in tasks.get("scores", {}).items()
@@ -168,9 +168,11 @@ def _tasks_text(tasks: Mapping[str, Any]) -> str:
     rows = [_task_row(tasks, name, entry) for name, entry in tasks["scores"].items()]
     recipes = {name: _recipe_text(tasks, name) for name in tasks["scores"]}
     one = len(set(recipes.values())) == 1
+    dates = sorted({tasks["tasks"][name].get("date", tasks["date"]) for name in tasks["scores"]})
     recipe = f"recipe, the same for every model: {next(iter(recipes.values()))}" if one else "recipes stand below them"
     lines = [
-        f"Scores times 100 after fine-tuning, of the comparison of {tasks['date']}. The {recipe}.",
+        f"Scores times 100 after fine-tuning, of the comparison{'s' if len(dates) > 1 else ''} of {', '.join(dates)}."
+        f" The {recipe}.",
         _table(head, rows),
         *([] if one else [_rows(recipes)]),
         _costs_text(tasks, reference),

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from distillkit.errors import ConfigError
 
 _PATHS = ("teacher.path", "tokenizer.path", "student.init_from", "student.path", "data.path", "data.valid_path",
-          "data.cache_dir", "run.dir", "models")  # fmt: skip
+          "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
 _LISTS = ("models", "tasks", "seeds")  # of compare.yaml; a single value is a list of one
 SUITES = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")}
 """Names in tasks=[...] that stand for several tasks."""
@@ -83,7 +83,10 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
 def _task_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     """Hydra's words that put conf/task/NAME.yaml at task.NAME for every name in tasks=[...], suites spelt out."""
     given = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "tasks"]
-    names = yaml.safe_load(given[-1]) if given else []
+    try:
+        names = yaml.safe_load(given[-1]) if given else []
+    except yaml.YAMLError:
+        raise ConfigError("not a list", key="tasks", value=given[-1], fix="set tasks=[sst2,ner]") from None
     names = names if isinstance(names, list) else [names]
     names = [task for name in names for task in SUITES.get(name, (name,))]
     folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
@@ -230,7 +233,7 @@ def _absolute(value: Any, key: str) -> Any:
     if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
         return [_absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))
-    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "models")
+    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "models", "reference")
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value
 
 

@@ -65,6 +65,8 @@ def validate_comparison(cfg: dict[str, Any]) -> None:
         values = cfg[key]
         if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
             raise ConfigError("a list without repetitions is needed", key=key, value=values, fix=f"set {key}={example}")
+    if set(cfg["tasks"]) != set(cfg["task"]):
+        raise ConfigError("its tasks were not composed", key="tasks", value=cfg["tasks"], fix="write tasks=[...]")
     if not all(isinstance(seed, int) and seed >= 0 for seed in cfg["seeds"]):
         raise ConfigError("must be whole numbers", key="seeds", value=cfg["seeds"], allowed=">= 0")
     tasks = [f"task.{name}" for name in cfg["task"]]

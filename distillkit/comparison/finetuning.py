@@ -49,14 +49,25 @@ def load_with_head(task: Task, folder: Path, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     model, info = task.head.from_pretrained(  # type: ignore[attr-defined]
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-        **task.head_config(),
+        ignore_mismatched_sizes=True, **task.head_config(),
     )  # fmt: skip
     body = f"{model.base_model_prefix}."
     missing = [name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name]
     if missing:
         raise TeacherError(f"{len(missing)} encoder weights are missing, e.g. {missing[0]}", key="models", value=folder)
+    _forget_head(model, body, set(info["missing_keys"]))
     restore_sharing(model)
     return model
+
+
+def _forget_head(model: PreTrainedModel, body: str, fresh: set[str]) -> None:
+    """Draws a head anew that came with the weights: every model starts alike, whatever it was fine-tuned on before."""
+    stored = [name for name, _ in model.named_parameters() if not name.startswith(body) and name not in fresh]
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in stored):
+        module = model.get_submodule(name)
+        for weight in module.parameters(recurse=False):
+            weight._is_hf_initialized = False  # type: ignore[attr-defined]
+        model._init_weights(module)
 
 
 class FineTuning(pl.LightningModule):
@@ -140,7 +151,7 @@ def train(
         raise DataError("no feature to train on", key="task.*.files.train", value=None)
     rows = _readable(module.model, features)
     order = torch.Generator().manual_seed(seed)
-    sampler = LengthGroupedSampler(batch_size, lengths=_lengths(rows), generator=order)
+    sampler = LengthGroupedSampler(batch_size, lengths=lengths_of(rows), generator=order)
     loader = DataLoader(rows, batch_size=batch_size, sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
     use_quick_attention(module.model)
     module.model.train()
@@ -173,7 +184,7 @@ def predict(
     """
     model.to(device).eval()  # type: ignore[arg-type]
     rows = _readable(model, features, labels=False)
-    lengths = np.asarray(_lengths(rows))
+    lengths = np.asarray(lengths_of(rows))
     longest_first = np.argsort(-lengths, kind="stable")
     loader = DataLoader(
         Subset(rows, longest_first.tolist()), batch_size=PREDICTED_AT_ONCE * batch_size,  # type: ignore[arg-type]
@@ -197,8 +208,12 @@ def _readable(model: PreTrainedModel, features: datasets.Dataset, *, labels: boo
     return features.select_columns([name for name in features.column_names if name in taken])
 
 
-def _lengths(features: datasets.Dataset) -> list[int]:
-    """Tokens of each feature; of one with several texts, all of them."""
+def lengths_of(features: datasets.Dataset) -> list[int]:
+    """Tokens of each feature; of one with several texts, all of them.
+
+    Args:
+        features: of `Task.encode`.
+    """
 
     def length(ids: Any) -> int:
         return sum(map(length, ids)) if ids and isinstance(ids[0], list) else len(ids)

@@ -21,6 +21,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from distillkit.comparison.tasks.base import naming
 from distillkit.comparison.units import LOG, UNITS, Unit, run_unit
 from distillkit.errors import DistillkitError
 from distillkit.machine import keep_freed_memory
@@ -141,7 +142,8 @@ def _work(unit: Unit, folder: Path, threads: int, news: Connection) -> None:
             news.send(("step", f"step {done} of {total}"))
 
     try:
-        run_unit(unit, folder, on_step)
+        with naming(unit.task):
+            run_unit(unit, folder, on_step)
     except DistillkitError as error:
         traceback.print_exc()
         news.send(("error", str(error)))

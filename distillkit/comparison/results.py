@@ -14,9 +14,7 @@ from distillkit.comparison.models import Contender
 from distillkit.comparison.ranking import average
 from distillkit.comparison.tasks.base import Task
 from distillkit.comparison.units import Unit, recipe_of
-from distillkit.evaluation.summary import describe_model
 from distillkit.report.facts import BUSY, machine
-from distillkit.teachers import load_model
 
 Figures = dict[str, Any]
 
@@ -68,11 +66,12 @@ def reference_of(chosen: str | None, models: Sequence[Contender]) -> str | None:
     """The name of the model that the others are measured against.
 
     Args:
-        chosen: the user's, a name or a source; None: the teacher of the runs, else the first; of a single model none.
+        chosen: the user's, a name or as given in models; None: the teacher of the runs, else the first; of a single
+            model none.
         models: compared.
     """
     if chosen is not None:
-        return next((model.name for model in models if chosen in (model.name, model.source)), None)
+        return next((model.name for model in models if chosen in (model.name, model.given)), None)
     teachers = [model.name for model in models if model.role == "teacher"]
     return next(iter(teachers), models[0].name if len(models) > 1 else None)
 
@@ -137,16 +136,12 @@ def _models(
 
 
 def _model(model: Contender, cost: Figures, price: float | None) -> Figures:
-    network = load_model(str(model.folder), key="models", new_head=True)
-    sizes = describe_model(network)
     training = model.training and model.training | {
         "cost": None if price is None else model.training["seconds"] / 3600 * price
     }
     speed = cost.get("latency_ms", {})
     return {
-        "role": model.role, "source": model.source, "made": model.made,
-        **{name: sizes[name] for name in ("class", "layers", "hidden_size", "unique_parameters", "nominal_parameters")},
-        "shared_on_disk": getattr(network.config, "student_share", None) is None,
+        "role": model.role, "source": model.source, "made": model.made, **model.sizes,
         "disk_mb": cost["disk_bytes"] / 1e6 if cost else None,
         "latency_ms": speed.get("median"), "latency_p95_ms": speed.get("p95"), "latency_spread": speed.get("spread"),
         **{name: cost.get(name) for name in ("throughput", "flops_per_token", "peak_memory_mb")},
@@ -163,17 +158,24 @@ def _relative(row: Figures, reference: Figures | None) -> Figures:
 def _task(cfg: Mapping[str, Any], name: str, task: Task) -> Figures:
     recipe = recipe_of(cfg, task)
     return {
-        "kind": type(task).__name__.lower(), "metrics": list(task.scored), "glue": task.glue,
+        "kind": task.kind, "metrics": list(task.scored), "glue": task.glue,
         "data": task.source.describe() if task.source else "", "max_length": task.max_length,
-        "parts": {part: len(rows) for part, rows in task.parts.items()}, "batch_size": recipe["batch_size"],
-        "epochs": recipe["trainer"]["max_epochs"], "lr": recipe["optimizer"]["lr"],
+        "parts": {part: len(rows) for part, rows in task.parts.items()}, "lr": recipe["optimizer"]["lr"],
+        "batch_size": recipe["batch_size"] * recipe["trainer"]["accumulate_grad_batches"],
+        **_duration(recipe["trainer"]),
     }  # fmt: skip
+
+
+def _duration(trainer: Mapping[str, Any]) -> Figures:
+    """How long a fine-tuning is: epochs, or steps where trainer.max_steps counts."""
+    steps = trainer["max_steps"] if trainer["max_steps"] > 0 else None
+    return {"epochs": trainer["max_epochs"] if steps is None else None, "steps": steps}
 
 
 def _recipe(cfg: Mapping[str, Any]) -> Figures:
     optimizer, schedule, trainer = cfg["optimizer"], cfg["scheduler"], cfg["trainer"]
     return {
-        "epochs": trainer["max_epochs"], "batch_size": cfg["batch_size"] * trainer["accumulate_grad_batches"],
+        **_duration(trainer), "batch_size": cfg["batch_size"] * trainer["accumulate_grad_batches"],
         "optimizer": optimizer["_target_"].rpartition(".")[2], "lr": optimizer["lr"],
         "weight_decay": optimizer.get("weight_decay"), "schedule": schedule.get("name"),
         "warmup_steps": schedule.get("warmup_steps"), "clip": trainer["gradient_clip_val"],
@@ -203,15 +205,14 @@ def _failed(units: Sequence[Unit], results: Mapping[Unit, Figures], errors: Mapp
 
 def _notes(tasks: Mapping[str, Task], results: Mapping[Unit, Figures], models: Mapping[str, Figures]) -> list[str]:
     notes = []
-    for name, task in tasks.items():
-        shorter = {
-            unit.model: result["max_length"]
-            for unit, result in results.items()
-            if unit.task == name and result["max_length"] < task.max_length
-        }
-        notes += [
-            f"{model} reads {most} tokens at most, {name}'s texts are cut there." for model, most in shorter.items()
-        ]
+    cut: dict[tuple[str, int], list[str]] = {}
+    for unit, result in results.items():
+        names = cut.setdefault((unit.model, result["max_length"]), [])
+        if result["max_length"] < tasks[unit.task].max_length and result["full"] and unit.task not in names:
+            names.append(unit.task)
+    for (model, most), names in cut.items():
+        if names:
+            notes.append(f"{model} reads {most} tokens at most: longer texts of {', '.join(names)} are cut there.")
     for key, what in (("threads", "numbers of threads"), ("device", "kinds of device")):
         if len({result[key] for result in results.values()}) > 1:
             notes.append(f"The fine-tunings ran on different {what}: their times do not compare.")

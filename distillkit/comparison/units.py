@@ -8,17 +8,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from distillkit import config
 from distillkit.building import make
-from distillkit.comparison.finetuning import FineTuning, load_with_head, predict, train
+from distillkit.comparison.finetuning import FineTuning, lengths_of, load_with_head, predict, train
 from distillkit.comparison.models import Contender
 from distillkit.comparison.tasks.base import TRAIN, Task
 from distillkit.data.splitting import quiet
+from distillkit.errors import RunStateError
+from distillkit.hashing import weights_hash
 from distillkit.heads import longest_row
 from distillkit.machine import memory_used
 from distillkit.storage import write_text
@@ -46,6 +51,7 @@ class Unit:
         node: of the task, to be made.
         recipe: optimizer, scheduler, trainer (nodes) and batch_size, with the task's own values put in.
         key: identifies what the figures depend on: weights, rows, recipe, seed.
+        weights: sha256 of the model's weights when the unit was planned.
     """
 
     model: str
@@ -55,6 +61,7 @@ class Unit:
     node: dict[str, Any]
     recipe: dict[str, Any]
     key: str
+    weights: str
 
     def folder(self, place: Path) -> Path:
         """Its folder among a comparison's units; one made under another name of the model counts as well."""
@@ -103,10 +110,18 @@ def _unit(cfg: Mapping[str, Any], model: Contender, name: str, task: Task, seed:
     node, recipe = cfg["task"][name], recipe_of(cfg, task)
     # where the rows lie does not matter, what they are does
     reading = {key: value for key, value in node.items() if key not in ("files", "source")}
-    decisive = recipe | {"trainer": {key: recipe["trainer"][key] for key in _TRAINER_KEYS}}
+    decisive = recipe | {"trainer": _decisive(recipe["trainer"])}
     told = json.dumps([FORMAT, model.identity, reading, task.fingerprint(), decisive, seed], sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return Unit(model.name, name, seed, model.folder, node, recipe, key)
+    return Unit(model.name, name, seed, model.folder, node, recipe, key, model.weights)
+
+
+def _decisive(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a trainer that its recipe is made of, and others only as far as the user has changed them."""
+    defaults = config.options("trainer/default", [])
+    changed = {key: value for key, value in trainer.items() if key not in defaults or value != defaults[key]}
+    harmless = ("log_every_n_steps", "profiler", "enable_progress_bar", "enable_model_summary")
+    return {key: trainer[key] for key in _TRAINER_KEYS} | {k: v for k, v in changed.items() if k not in harmless}
 
 
 def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -117,16 +132,20 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
         folder: the unit's, exists.
         on_step: called with (steps done, all steps).
 
+    Raises:
+        RunStateError: the model's weights are no longer those that the unit was planned for.
+        DistillkitError: the model or the task cannot serve.
+
     RESULT holds model, task, seed, metrics ({part: {metric: value}}), score (their mean), steps, seconds (of the
-    fine-tuning alone), max_length, threads, device, and `memory_used`.
+    fine-tuning alone), max_length, full (share of the features that are as long), threads, device, `memory_used`.
     """
+    if weights_hash(unit.source) != unit.weights:
+        raise RunStateError("its weights have changed since the comparison began", key="models", value=unit.model,
+                            fix="compare again")  # fmt: skip
     task: Task = make(unit.node)
     model = load_with_head(task, unit.source, unit.seed)
     tokenizer = load_tokenizer(str(unit.source), key="models")
-    task.max_length = min(task.max_length, longest_row(model) or task.max_length)
-    with quiet():
-        datasets.disable_caching()
-        features = {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}
+    features = _encode(task, tokenizer, longest_row(model))
     recipe, collate = unit.recipe, task.collator(tokenizer)
     # it stores nothing: what lasts of a fine-tuning is its answers
     silent: dict[str, Any] = {"logger": False, "callbacks": [], "limit_val_batches": 0}
@@ -136,17 +155,28 @@ def run_unit(unit: Unit, folder: Path, on_step: Callable[[int, int], None] = lam
     began = time.perf_counter()
     train(module, trainer, features.pop(TRAIN), collate, batch_size=recipe["batch_size"], seed=unit.seed)
     figures = {"steps": trainer.global_step, "seconds": time.perf_counter() - began, "max_length": task.max_length}
-    device = trainer.strategy.root_device
+    figures["full"] = max(map(_full, features.values(), repeat(task.max_length)))
+    device, mixed = trainer.strategy.root_device, str(recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16")
+    how: dict[str, Any] = {"batch_size": recipe["batch_size"], "per_token": task.per_token}
     outputs = {
-        part: predict(
-            model, rows, collate, batch_size=recipe["batch_size"], per_token=task.per_token, device=device,
-            autocast=str(recipe["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
-        )
-        for part, rows in features.items()
-    }  # fmt: skip
+        part: predict(model, rows, collate, **how, device=device, autocast=mixed) for part, rows in features.items()
+    }
     figures |= {"threads": torch.get_num_threads(), "device": device.type, **memory_used(device)}
     answers = {part: task.answers(outputs[part], rows, task.parts[part]) for part, rows in features.items()}
     _write(unit, folder, task, answers, figures)
+
+
+def _encode(task: Task, tokenizer: PreTrainedTokenizerFast, longest: int | None) -> dict[str, datasets.Dataset]:
+    """The features of every part, no longer than the model reads."""
+    task.max_length = min(task.max_length, longest or task.max_length)
+    with quiet():
+        datasets.disable_caching()
+        return {part: task.encode(rows, tokenizer, training=part == TRAIN) for part, rows in task.parts.items()}
+
+
+def _full(features: datasets.Dataset, length: int) -> float:
+    """The share of features as long as they may be: most of those were cut."""
+    return sum(tokens >= length for tokens in lengths_of(features)) / max(1, len(features))
 
 
 def _write(unit: Unit, folder: Path, task: Task, answers: Mapping[str, list[Any]], figures: dict[str, Any]) -> None:

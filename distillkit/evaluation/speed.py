@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,15 +29,16 @@ def latency(
 
     Args:
         models: name -> model, in the dtype to measure.
-        length: tokens of the text; fewer where a model has fewer positions.
+        length: tokens of the text; fewer, for all alike, where a model has fewer positions.
         rounds: at most; a slow model gets fewer, at least BLOCKS.
 
     Returns:
         name -> median and p95 in ms; spread, by how much of the median the medians of BLOCKS consecutive blocks of
         rounds differ at most; length, batch, threads, rounds.
     """
+    length = common_length(models.values(), length)
     calls = {name: encoder_call(model, 1, length)[0] for name, model in models.items()}
-    slowest = max(max(_seconds(call) for _ in range(WARM_UP)) for call in calls.values())
+    slowest = max(statistics.median(_seconds(call) for _ in range(WARM_UP)) for call in calls.values())
     rounds = max(BLOCKS, min(rounds, int(SECONDS_PER_MODEL / (2 * slowest))))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -46,6 +47,11 @@ def latency(
             times[name].append(_seconds(call) * 1000)
     shape = {"length": length, "batch": 1, "threads": torch.get_num_threads(), "rounds": rounds}
     return {name: _summary(values) | shape for name, values in times.items()}
+
+
+def common_length(models: Iterable[PreTrainedModel], length: int) -> int:
+    """The longest text up to `length` tokens that every model has positions for."""
+    return min([length, *(longest_row(model) or length for model in models)])
 
 
 def throughput(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from distillkit.building import make
 from distillkit.comparison import compare
+from distillkit.comparison.tasks.classification import Classification
+from distillkit.comparison.units import Unit
+from distillkit.errors import TeacherError
 from tests.faults.fixtures import Call
-from tests.faults.harness import Inputs
+from tests.faults.harness import Inputs, make_bert, make_tokenizer
 from tests.unit.comparison.test_span import hub_rows, nested
 from tests.unit.comparison.test_units import write_rows
 
@@ -65,6 +71,13 @@ def test_comparison_writes_page_and_card_when_a_run_and_its_teacher_are_compared
     assert result.out.splitlines()[-1] == str(place / "report.html")
     card = ModelCard.load(run / "student" / "README.md")
     assert "On tasks" in card.content
+    again = [word for word in words if not word.startswith(("tasks", "seeds", "task.span"))]
+    assert call(*again, "tasks=classification", "seeds=5", f"run.dir={tmp_path / 'other'}").code == 0
+    kept = json.loads((run / "comparison.json").read_text())
+    assert set(kept["scores"]) == {"span", "classification"}, "a second comparison lost the first one's figures"
+    assert kept["tasks"]["span"]["recipe"]["seeds"] == [0, 1] and kept["tasks"]["classification"]["recipe"][
+        "seeds"
+    ] == [5]
     assert {"span", "classification"} <= {entry.dataset_name for entry in card.data.eval_results}
 
 
@@ -82,6 +95,52 @@ def test_comparison_does_again_what_has_changed_when_weights_do(
     again = call(*words)
     assert again.code == 0 and "2 fine-tunings, 1 of them done already" in again.err
     assert "[2/2] classification, run, seed 0" in again.err
+
+
+def test_run_is_left_alone_when_it_is_named_as_the_comparisons_folder(
+    call: Call, inputs: Inputs, words: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert call("train", *inputs.words(), *TRAIN, f"run.dir={run}").code == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = call(*words, f"run.dir={run}")
+    assert result.code == 2 and "holds a run, which a comparison would overwrite" in result.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_twins_are_fine_tuned_once_and_a_missing_head_costs_no_process_when_compared(
+    call: Call, inputs: Inputs, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(inputs.teacher, tmp_path / "copy")
+    started: list[str] = []
+
+    def run_units(units: list[Unit], place: Path, *, on_end: Callable[[Unit, str | None], None], **_: Any) -> None:
+        for unit in units:
+            started.append(unit.key)
+            unit.folder(place).mkdir(parents=True)
+            rows = len(make(unit.node).parts["test"])
+            (unit.folder(place) / "answers.json").write_text(json.dumps(["0"] * rows))
+            result = {"score": 0.5, "metrics": {"test": {"accuracy": 0.5}}, "seed": 0, "seconds": 1.0, "max_length": 64,
+                      "full": 0.0, "threads": 1, "device": "cpu", "peak_memory_mb": 1.0}  # fmt: skip
+            (unit.folder(place) / "result.json").write_text(json.dumps(result))
+            on_end(unit, None)
+
+    def check_model(self: Classification, config: Any, *, name: str) -> None:
+        if name == "bare":
+            raise TeacherError("transformers has no such head", key="models", value=name)
+
+    monkeypatch.setattr(compare, "run_units", run_units)
+    monkeypatch.setattr(Classification, "check_model", check_model)
+    make_bert(num_hidden_layers=1).save_pretrained(tmp_path / "bare")
+    make_tokenizer().save_pretrained(tmp_path / "bare")
+    words = [word for word in words if not word.startswith(("models", "tasks", "seeds", "task.span"))]
+    given = f"models=[{inputs.teacher},{tmp_path / 'copy'},{tmp_path / 'bare'}]"
+    result = call(*words, given, "tasks=classification", "seeds=0", "--json")
+    assert result.code == 5 and len(started) == 1, result.err
+    facts = json.loads(result.out)
+    assert set(facts["scores"]["copy"]) == set(facts["scores"]["teacher"]) == {"classification"}
+    assert [unit["model"] for unit in facts["failed"]] == ["bare"] and "no such head" in facts["failed"][0]["error"]
+    assert "[3/3]" in result.err and result.err.count("accuracy 0.500") == 2
 
 
 def test_hub_names_give_one_line_when_there_is_no_network(call: Call, inputs: Inputs, tmp_path: Path) -> None:

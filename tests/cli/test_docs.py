@@ -44,7 +44,7 @@ class Command(NamedTuple):
 def commands() -> Iterator[Command]:
     """Every command in the code of every page."""
     for page in PAGES:
-        for indent, line in re.findall(r"^ {4}( *)distillkit (.*)$", page.read_text(), re.M):
+        for indent, line in re.findall(r"^ {4}( *)distillkit (.*)$", page.read_text().replace("\\\n", ""), re.M):
             yield Command(page, shlex.split(line, comments=True), not indent and "# not tried" not in line)
 
 

@@ -204,9 +204,10 @@ def tasks_text(tasks: dict[str, Any]) -> str:
 def test_text_tells_the_recipe_of_each_task_when_they_differ() -> None:
     tasks = compared()
     tasks["tasks"]["squad"] |= {"epochs": None, "steps": 1000, "recipe": tasks["recipe"] | {"seeds": [0]}}
+    tasks["tasks"]["wnut17"]["date"] = "2026-01-30 08:00"
     text = tasks_text(tasks)
     for part in (
-        "The recipes stand below them.",
+        "of the comparisons of 2026-01-30 08:00, 2026-01-31 12:00. The recipes stand below them.",
         "\n- squad: AdamW, learning rate 5e-05, batches of 32, 1,000 steps; one seed\n",
         "\n- wnut17: AdamW, learning rate 5e-05, batches of 32, 3 epochs; means over 3 seeds",
     ):
@@ -230,14 +231,18 @@ def test_text_tells_only_the_costs_that_are_known_when_little_was_measured() -> 
     assert "Latency of one text of 64 tokens on a CPU: 3.0 ms.\n" in tasks_text(tasks)
 
 
-def test_metadata_holds_no_thresholds_and_any_kind_of_task_when_compared() -> None:
+def test_metadata_holds_no_thresholds_when_a_metric_is_one() -> None:
     tasks = compared()
     tasks["scores"]["squad"]["metrics"]["test"]["best_f1_thresh"] = {"mean": -1.5, "sd": None}
-    tasks["tasks"]["squad"]["kind"] = "summarization"
     found = ModelCard(model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)).data.eval_results
-    assert {(r.task_type, r.metric_type) for r in found if r.dataset_name == "squad"} == {
-        ("summarization", "exact_match"), ("summarization", "f1")
-    }  # fmt: skip
+    assert {r.metric_type for r in found if r.dataset_name == "squad"} == {"exact_match", "f1"}
+
+
+def test_metadata_calls_a_task_other_when_its_kind_is_a_users_own() -> None:
+    tasks = compared()
+    tasks["tasks"]["squad"]["kind"] = "ranking"
+    found = ModelCard(model_card(settled(), FACTS, {}, [[]], step=50, ranks=2, tasks=tasks)).data.eval_results
+    assert {(r.task_type, r.dataset_name) for r in found} == {("other", "squad"), ("token-classification", "wnut17")}
 
 
 @pytest.mark.parametrize("tasks", [None, {}])

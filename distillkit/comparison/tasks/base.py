@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from distillkit.comparison.tasks.columns import Column
 from distillkit.comparison.tasks.readers import Reader
 from distillkit.comparison.tasks.sources import TEST, TRAIN, FileRows, Source
-from distillkit.errors import ConfigError, DataError, TeacherError
+from distillkit.errors import ConfigError, DataError, DistillkitError, TeacherError
 
 Outputs = tuple[NDArray[np.float32], ...]
 """What a model says of one feature: its logits without padding, for a span start and end."""
@@ -33,15 +35,18 @@ class Task(ABC):
         epochs, batch_size, lr: this task's own, the same for every model; None: the recipe's.
         train_rows, test_rows: at most so many rows of a part, drawn once for every model and seed; None: all.
         glue: whether the task belongs to the GLUE average.
+        held_out_by: a kind's column of texts that several rows share: such rows are held out together.
 
     Raises:
         ConfigError: a file to test on is named without one to train on, or test_fraction is out of range.
 
     Attributes:
+        kind: what sort of task it is; a subclass of a kind is of that kind.
         head: the transformers Auto class of the fine-tuned model.
         per_token: whether a feature has an output for each token, so that padding is to be cut off.
     """
 
+    kind: ClassVar[str] = "other"
     head: ClassVar[type]
     per_token: ClassVar[bool] = False
     readers: ClassVar[Mapping[str, Reader]] = {}
@@ -61,14 +66,15 @@ class Task(ABC):
         train_rows: int | None = None,
         test_rows: int | None = None,
         glue: bool = False,
+        held_out_by: Column | None = None,
     ) -> None:
         named = {part: path for part, path in (files or {}).items() if path is not None}
         if named and TRAIN not in named:
             raise ConfigError(
                 "a file to test on, none to train on", key="task.*.files.train", value=None, fix="name both"
             )
-        own = FileRows(named, self.readers, header=header, test_fraction=test_fraction) if named else None
-        self.source, self.glue = own or source, glue
+        own: dict[str, Any] = {"header": header, "test_fraction": test_fraction, "held_out_by": held_out_by}
+        self.source, self.glue = FileRows(named, self.readers, **own) if named else source, glue
         self.max_length, self.epochs, self.batch_size, self.lr = max_length, epochs, batch_size, lr
         self.train_rows, self.test_rows = train_rows, test_rows
 
@@ -84,7 +90,7 @@ class Task(ABC):
         if self.source is None:
             raise DataError(
                 "no rows are given", key="task.*.files.train", value=None,
-                fix="set task.NAME.files.train=FILE and task.NAME.files.test=FILE",
+                fix="set task.*.files.train=FILE and task.*.files.test=FILE",
             )  # fmt: skip
         raw = self.source.read()
         for part in (TRAIN, TEST):
@@ -171,6 +177,16 @@ class Task(ABC):
     def show_answer(self, answer: Any) -> str:
         """An answer as a reader sees it."""
         return str(answer)
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Puts a task's name into the errors raised within: a task does not know its own and says task.*."""
+    try:
+        yield
+    except DistillkitError as error:
+        key, fix = (text and text.replace("task.*", f"task.{name}") for text in (error.key, error.fix))
+        raise type(error)(error.problem, key=key, value=error.value, allowed=error.allowed, fix=fix) from error
 
 
 def _sample(rows: datasets.Dataset, most: int | None) -> datasets.Dataset:

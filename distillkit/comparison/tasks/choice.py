@@ -51,6 +51,7 @@ class Choice(Task):
         common: see Task.
     """
 
+    kind = "choice"
     head = AutoModelForMultipleChoice
     readers: ClassVar[Mapping[str, Reader]] = {".txt": _read_race}
 
@@ -63,7 +64,7 @@ class Choice(Task):
         answer: Column = "answer",
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(held_out_by=context, **common)
         self._context, self._question, self._options, self._answer = context, question, options, answer
 
     def normalise(self, part: str, raw: datasets.Dataset) -> datasets.Dataset:
@@ -118,8 +119,14 @@ class Choice(Task):
         return make_features(rows, make)
 
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Pads to the longest option of a batch: [rows, options, tokens]."""
-        return DataCollatorForMultipleChoice(tokenizer)
+        """Pads to the longest option of a batch: [rows, options, tokens]; features may have no labels."""
+        pad = DataCollatorForMultipleChoice(tokenizer)
+
+        def collate(features: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = pad([{"labels": 0, **feature} for feature in features])  # it cannot do without labels
+            return {name: tensor for name, tensor in batch.items() if name != "labels" or name in features[0]}
+
+        return collate
 
     def answers(self, outputs: Sequence[Outputs], features: datasets.Dataset, rows: datasets.Dataset) -> list[str]:
         """The likeliest option's letter."""

@@ -68,6 +68,8 @@ class Classification(_TextTask):
         ConfigError: an unknown metric, not one or two text columns, or fewer than two labels.
     """
 
+    kind = "classification"
+
     def __init__(
         self,
         *,
@@ -180,6 +182,8 @@ class Regression(_TextTask):
     Raises:
         ConfigError: an unknown metric, or not one or two text columns.
     """
+
+    kind = "regression"
 
     def __init__(
         self,

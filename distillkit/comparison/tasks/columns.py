@@ -26,15 +26,20 @@ def column(raw: datasets.Dataset, wanted: Column, part: str, *, key: str) -> str
     Raises:
         DataError: there is none.
     """
+    if (name := find_column(raw, wanted)) is not None:
+        return name
+    raise DataError(
+        f"the {part} rows have no such column", key=key, value=wanted, allowed=", ".join(raw.column_names),
+        fix="give its name, or its place from 0",
+    )  # fmt: skip
+
+
+def find_column(raw: datasets.Dataset, wanted: Column) -> str | None:
+    """The name of a column by its name or place, or None where there is none."""
     name, names = str(wanted), raw.column_names
     if name in names:
         return name
-    if name.isdigit() and int(name) < len(names):
-        return str(names[int(name)])
-    raise DataError(
-        f"the {part} rows have no such column", key=key, value=wanted, allowed=", ".join(names),
-        fix="give its name, or its place from 0",
-    )  # fmt: skip
+    return str(names[int(name)]) if name.isdigit() and int(name) < len(names) else None
 
 
 def texts(raw: datasets.Dataset, wanted: Column, part: str, *, key: str) -> list[str]:

@@ -34,7 +34,7 @@ def standard_readers(*, header: bool) -> dict[str, Reader]:
         ".tsv": partial(_read_table, delimiter="\t", quoted=False, header=header),
         ".jsonl": _read_json_lines,
         ".ndjson": _read_json_lines,
-        ".json": _read_json,
+        ".json": read_json,
         ".parquet": _read_parquet,
     }
 
@@ -53,7 +53,7 @@ def _read_json_lines(file: Path) -> datasets.Dataset:
     return from_objects(file, [row for _, row in json_rows(file, key=KEY)])
 
 
-def _read_json(file: Path) -> datasets.Dataset:
+def read_json(file: Path) -> datasets.Dataset:
     """One list of objects, or one object a line."""
     text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):

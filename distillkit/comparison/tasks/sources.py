@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from distillkit.comparison.tasks.columns import Column, find_column
 from distillkit.comparison.tasks.readers import Reader, standard_readers
 from distillkit.data.checks import check_text, digest, find_files
 from distillkit.data.demo_corpus import demo_fingerprint, demo_reviews
@@ -37,13 +38,14 @@ class Source(Protocol):
 
 
 class FileRows:
-    """Rows of local files; without a "test" a share of "train" is held out for it, by a hash of each row.
+    """Rows of local files; without a "test" a share of "train" is held out for it, by a hash.
 
     Args:
         files: part -> a file, a folder, a glob, or several of these with commas between them.
         readers: suffix -> reader, besides and before the standard ones.
         header: whether CSV and TSV files begin with the names of their columns.
         test_fraction: what share of "train" is held out, in (0, 1); at least one row.
+        held_out_by: a column: rows that are alike in it are held out together; None: each row by itself.
 
     Raises:
         ConfigError: test_fraction is out of range.
@@ -56,9 +58,11 @@ class FileRows:
         *,
         header: bool = True,
         test_fraction: float = 0.1,
+        held_out_by: Column | None = None,
     ) -> None:
         check_fraction(test_fraction, key="task.*.test_fraction", example=0.1)
         self.files, self.header, self.test_fraction = dict(files), header, test_fraction
+        self.held_out_by = held_out_by
         self.readers = {**standard_readers(header=header), **(readers or {})}
 
     def read(self) -> dict[str, datasets.Dataset]:
@@ -73,7 +77,8 @@ class FileRows:
     def fingerprint(self) -> dict[str, Any]:
         """SHA-256 of each file, and how they are read."""
         files = {part: [digest(file, key=f"task.*.files.{part}") for file in self._files(part)] for part in self.files}
-        return {"files": files, "header": self.header, "test": None if TEST in files else self.test_fraction}
+        found = {"files": files, "header": self.header, "test": None if TEST in files else self.test_fraction}
+        return found if TEST in files or self.held_out_by is None else {**found, "held_out_by": self.held_out_by}
 
     def describe(self) -> str:
         """The files' own names."""
@@ -102,9 +107,13 @@ class FileRows:
         return rows
 
     def _hold_out(self, rows: datasets.Dataset) -> dict[str, datasets.Dataset]:
-        held = held_out(np.array([place(_text(row)) for row in rows]), self.test_fraction)
+        name = None if self.held_out_by is None else find_column(rows, self.held_out_by)
+        decisive = rows if name is None else rows.select_columns([name])  # the kind refuses rows that lack the column
+        held = held_out(np.array([place(_text(row)) for row in decisive]), self.test_fraction)
         if not held.any():
-            problem = "a single row: none can be held out"
+            problem = (
+                "a single row: none can be held out" if name is None else f"a single {name}: no row can be held out"
+            )
             raise DataError(problem, key="task.*.files.test", value=None, fix="name a file to judge on")
         return {TRAIN: rows.select(np.flatnonzero(~held)), TEST: rows.select(np.flatnonzero(held))}
 
@@ -136,7 +145,7 @@ class HubRows:
 
     def read(self) -> dict[str, datasets.Dataset]:
         """Part -> rows; DataError when the hub is out of reach and its cache lacks the data set."""
-        fix = "check the source's name, config, splits and the network, or name files: task.NAME.files.train=FILE"
+        fix = "check the source's name, config, splits and the network, or name files: task.*.files.train=FILE"
         loaded = load_hub(
             self.name, self.config, self.splits, revision=self.revision, key="task.*.source.name", fix=fix
         )

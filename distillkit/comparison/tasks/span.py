@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 
 from distillkit.comparison.tasks import squad
 from distillkit.comparison.tasks.base import Outputs, Task
+from distillkit.comparison.tasks.columns import bad_value
 from distillkit.comparison.tasks.sources import Reader
 from distillkit.comparison.tasks.tokens import Columns, make_features, pad_right
 from distillkit.comparison.tasks.windows import best_span, token_span
@@ -47,6 +48,7 @@ class Span(Task):
         ConfigError: a metric is unknown.
     """
 
+    kind: ClassVar[str] = "span"
     head: ClassVar[type] = AutoModelForQuestionAnswering
     per_token: ClassVar[bool] = True
     readers: ClassVar[Mapping[str, Reader]] = {".json": squad.read_squad}
@@ -64,7 +66,7 @@ class Span(Task):
         metrics: Sequence[str] = ("f1",),
         **common: Any,
     ) -> None:
-        super().__init__(max_length=max_length, **common)
+        super().__init__(max_length=max_length, held_out_by="context", **common)
         self.stride, self.max_question_length = stride, max_question_length
         self.max_answer_length, self.n_best = max_answer_length, n_best
         self.unanswerable, self.threshold = unanswerable, threshold
@@ -78,29 +80,30 @@ class Span(Task):
         """Rows with the columns of squad.FEATURES.
 
         Raises:
-            DataError: a column is missing, or an answer does not stand where it is said to; the id is named.
+            DataError: a column is missing, or an answer does not stand where it is said to; row and id are named.
         """
         if missing := [column for column in squad.FEATURES if column not in raw.column_names]:
             columns = ", ".join(raw.column_names)
             raise DataError(f"no column {missing[0]}", key=f"task.*.files.{part}", value=None, allowed=columns)
         rows = raw.select_columns(list(squad.FEATURES)).to_list()
-        for row in rows:
-            self._check(part, row)
+        for number, row in enumerate(rows, 1):
+            self._check(part, number, row)
         return datasets.Dataset.from_list(rows, features=squad.FEATURES)
 
-    def _check(self, part: str, row: dict[str, Any]) -> None:
+    def _check(self, part: str, number: int, row: dict[str, Any]) -> None:
+        place: dict[str, Any] = {"key": f"task.*.files.{part}", "value": f"id {row['id']}"}
         try:
             pairs = list(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True))
             wrong = [text for text, start in pairs if not _stands(text, row["context"], start)]
         except (TypeError, KeyError, ValueError) as error:
             allowed = '{"text": [...], "answer_start": [...]}, as many of both'
-            raise DataError("not an answer", key="id", value=row["id"], allowed=allowed) from error
+            raise bad_value("not an answer", part, number, **place, allowed=allowed) from error
         if wrong:
-            problem = f"the answer {wrong[0][:40]!r} does not stand at its answer_start in the context ({part})"
-            raise DataError(problem, key="id", value=row["id"], fix="count characters of the context from 0")
+            problem = f"the answer {wrong[0][:40]!r} does not stand at its answer_start in the context"
+            raise bad_value(problem, part, number, **place, fix="count characters of the context from 0")
         if not pairs and not self.unanswerable:
-            fix = "set task.NAME.unanswerable=true"
-            raise DataError(f"the question has no answer ({part})", key="id", value=row["id"], fix=fix)
+            fix = "set task.*.unanswerable=true"
+            raise bad_value("the question has no answer", part, number, **place, fix=fix)
 
     # --- what a model reads ----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from distillkit.comparison.tasks.readers import read_json
 from distillkit.errors import DataError
 
 FEATURES = datasets.Features(
@@ -34,24 +35,27 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def read_squad(path: Path) -> datasets.Dataset:
-    """Questions of a file in the official nesting: data, paragraphs, qas.
+    """Questions of a file in the official nesting (data, paragraphs, qas), or a list of rows.
 
     Args:
         path: SQuAD v1.1 or v2; a question with is_impossible has no answers.
 
     Returns:
-        Columns of FEATURES.
+        Columns of FEATURES; of a list those that its rows have.
 
     Raises:
         DataError: the file is no such JSON.
     """
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        return read_json(path)
     try:
-        rows = list(_questions(json.loads(path.read_text(encoding="utf-8-sig"))))
+        rows = list(_questions(json.loads(text)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"not in the official SQuAD format ({type(error).__name__}: {error})", key="task.*.files", value=path,
             allowed='{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}',
-            fix="rows of id, question, context, answers belong into a .jsonl or .parquet file",
+            fix="rows of id, question, context, answers belong into a list, or into a .jsonl or .parquet file",
         ) from error  # fmt: skip
     return datasets.Dataset.from_list(rows, features=FEATURES)
 

@@ -39,6 +39,7 @@ class Tagging(Task):
         common: of Task.
     """
 
+    kind: ClassVar[str] = "tagging"
     head: ClassVar[type] = AutoModelForTokenClassification
     per_token: ClassVar[bool] = True
     readers: ClassVar[Mapping[str, Reader]] = dict.fromkeys(
@@ -68,7 +69,7 @@ class Tagging(Task):
         feature = getattr(raw.features[self.tags], "feature", None)
         names = feature.names if isinstance(feature, datasets.ClassLabel) else self._labels
         for number, (row_words, row_tags) in enumerate(zip(words, tags, strict=True)):
-            tags[number] = self._named(f"row {number} of {part}", row_words, row_tags, names)
+            tags[number] = self._named(f"row {number + 1} of the {part} rows", row_words, row_tags, names)
         if is_iob1(tags):
             warnings.warn(f"the tags of {part} are IOB1: read as IOB2, the same entities", stacklevel=2)
             tags = [to_iob2(row) for row in tags]
@@ -93,7 +94,7 @@ class Tagging(Task):
     def _name(self, place: str, tag: Any, names: Sequence[str] | None) -> str:
         if names is None:
             problem = f"{place} has numbers for tags, and nothing names them"
-            raise DataError(problem, key="task.*.labels", value=None, fix="set task.NAME.labels=[O,B-TYPE,I-TYPE,...]")
+            raise DataError(problem, key="task.*.labels", value=None, fix="set task.*.labels=[O,B-TYPE,I-TYPE,...]")
         if not isinstance(tag, int) or not 0 <= tag < len(names):
             allowed = f"0 to {len(names) - 1}: {', '.join(names)}"
             raise DataError(f"{place} has the tag {tag}", key="task.*.tags", value=self.tags, allowed=allowed)
@@ -102,7 +103,7 @@ class Tagging(Task):
     def _check_labels(self, sentences: Sequence[Sequence[str]], labels: Sequence[str]) -> None:
         if unknown := sorted({tag for tags in sentences for tag in tags} - set(labels)):
             problem = f"the training rows have the tag {unknown[0]}, which is not among them"
-            raise DataError(problem, key="task.*.labels", value=labels, fix="add it, or set task.NAME.labels=null")
+            raise DataError(problem, key="task.*.labels", value=labels, fix="add it, or set task.*.labels=null")
 
     @cached_property
     def labels(self) -> list[str]:

@@ -65,6 +65,8 @@ def test_race_is_encoded_and_judged_when_its_file_has_the_hubs_columns(tmp_path:
     batch = task.collator(tokenizer)(plain)
     assert batch["input_ids"].shape == batch["token_type_ids"].shape == (20, 4, 10)
     assert batch["labels"].tolist() == rows["label"][:]
+    bare = task.collator(tokenizer)([{k: v for k, v in feature.items() if k != "labels"} for feature in plain])
+    assert bare.keys() == batch.keys() - {"labels"} and all(torch.equal(bare[name], batch[name]) for name in bare)
     outputs = [(np.eye(4, dtype=np.float32)[row["label"]],) for row in rows]
     right = task.answers(outputs, features, rows)
     assert right == [row["answer"] for row in hub_rows(20)] and all(map(task.correct, right, rows))
@@ -116,6 +118,14 @@ def test_row_is_refused_with_its_number_when_it_does_not_fit(change: dict[str, A
     rows[1] = {**rows[1], **change}
     with pytest.raises(DataError, match=message):
         make_task("race").normalise("train", datasets.Dataset.from_list(rows))
+
+
+def test_articles_stay_whole_when_no_test_file_is_named(tmp_path: Path) -> None:
+    rows = [{**row, "article": f"w{n // 4}"} for n, row in enumerate(hub_rows(40))]
+    for context in ("article", 1):
+        task = make_task("race", files={"train": write_lines(tmp_path / "a.jsonl", rows)}, context=context)
+        held = task.parts["test"]["context"][:]
+        assert len(held) % 4 == 0 < len(held) and not set(held) & set(task.parts["train"]["context"][:])
 
 
 def test_context_alone_is_cut_when_a_row_is_too_long() -> None:

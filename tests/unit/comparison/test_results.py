@@ -11,10 +11,12 @@ import pytest
 from distillkit.building import make
 from distillkit.comparison.models import Contender
 from distillkit.comparison.results import gather, reference_of
+from distillkit.comparison.tasks.classification import Classification
 from distillkit.comparison.units import ANSWERS, RESULT, Unit, plan_units
 from tests.faults.harness import Inputs
 from tests.unit.comparison.test_units import settled
 
+SIZES = {"class": "C", "layers": 4, "hidden_size": 32, "unique_parameters": 100, "nominal_parameters": 100}
 SPEED = {"median": 4.0, "p95": 5.0, "spread": 0.1, "length": 128, "batch": 1, "threads": 1, "rounds": 9}
 
 
@@ -25,8 +27,8 @@ class Comparison:
         self.place, self.errors = folder, dict[Unit, str]()
         self.cfg = settled(folder, "seeds=[0,1]", *words)
         self.models = [
-            Contender("big", "big", source, "0", "0", role="teacher"),
-            Contender("small", "small", source, "1", "1", role="student", teacher="big",
+            Contender("big", "big", "/x/big", source, "0", "0", SIZES, role="teacher"),
+            Contender("small", "small", "/x/small", source, "1", "1", SIZES, role="student", teacher="big",
                       training={"seconds": 1800.0, "peak_memory_mb": 9.0, "peak_gpu_memory_mb": None}),
         ]  # fmt: skip
         self.tasks = {name: make(node) for name, node in self.cfg["task"].items()}
@@ -36,7 +38,7 @@ class Comparison:
         unit = next(unit for unit in self.units if (unit.model, unit.seed) == (model, seed))
         result = {"model": model, "task": unit.task, "seed": seed, "metrics": {"test": {"accuracy": accuracy}},
                   "score": accuracy, "steps": 1, "seconds": 2.0 + seed, "max_length": 128, "threads": 1,
-                  "device": "cpu", "peak_memory_mb": 5.0} | more  # fmt: skip
+                  "device": "cpu", "peak_memory_mb": 5.0, "full": 0.0} | more  # fmt: skip
         folder = unit.folder(self.place)
         folder.mkdir(parents=True)
         (folder / RESULT).write_text(json.dumps(result))
@@ -102,7 +104,8 @@ def test_disagreement_counts_who_was_right_when_answers_differ(comparison: Compa
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ({"max_length": 64}, "small reads 64 tokens at most, classification's texts are cut there."),
+    ({"max_length": 64, "full": 0.5},
+     "small reads 64 tokens at most: longer texts of classification are cut there."),
     ({"threads": 2}, "The fine-tunings ran on different numbers of threads: their times do not compare."),
 ])  # fmt: skip
 def test_notes_say_what_does_not_compare_when_units_differ(
@@ -113,7 +116,25 @@ def test_notes_say_what_does_not_compare_when_units_differ(
     assert said in comparison.facts()["notes"]
 
 
+def test_kind_is_that_of_its_class_when_a_task_is_a_users_own(comparison: Comparison) -> None:
+    class Tickets(Classification):
+        """A user's own."""
+
+    (task,) = comparison.tasks.values()
+    comparison.tasks["classification"] = Tickets(text="text", files=task.source.files)  # type: ignore[union-attr]
+    comparison.write("big", 0, 0.8)
+    assert comparison.facts()["tasks"]["classification"]["kind"] == "classification"
+
+
 def test_reference_is_the_teacher_unless_another_is_chosen(comparison: Comparison) -> None:
     assert reference_of(None, comparison.models[::-1]) == "big"
-    assert reference_of("small", comparison.models) == "small" and reference_of("x", comparison.models) is None
+    assert reference_of("small", comparison.models) == reference_of("/x/small", comparison.models) == "small"
+    assert reference_of("x", comparison.models) is None
     assert reference_of(None, [comparison.models[1]]) is None, "one model has nothing to be measured against"
+
+
+def test_duration_is_told_in_steps_when_they_count(inputs: Inputs, tmp_path: Path) -> None:
+    steps = Comparison(inputs.teacher, tmp_path, "trainer.max_steps=7", "trainer.accumulate_grad_batches=2")
+    facts = steps.facts()
+    for entry in (facts["recipe"], facts["tasks"]["classification"]):
+        assert (entry["epochs"], entry["steps"], entry["batch_size"]) == (None, 7, 16)

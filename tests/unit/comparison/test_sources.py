@@ -120,6 +120,14 @@ def test_file_rows_refuse_when_nothing_can_be_held_out(tmp_path: Path) -> None:
         FileRows({}, test_fraction=1)
 
 
+def test_file_fingerprint_names_the_column_when_rows_are_held_out_by_it(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", ROWS)
+    by, plain = (FileRows({"train": path}, held_out_by=name).fingerprint() for name in ("text", None))
+    assert by == plain | {"held_out_by": "text"}
+    judged = {"train": path, "test": path}
+    assert FileRows(judged, held_out_by="text").fingerprint() == FileRows(judged).fingerprint()
+
+
 def test_file_fingerprint_follows_contents_when_files_move_or_change(tmp_path: Path) -> None:
     one, two = (write_lines(tmp_path / name / "a.jsonl", ROWS) for name in "ab")
     other = write_lines(tmp_path / "c.jsonl", ROWS[:2])
@@ -187,7 +195,7 @@ def test_hub_rows_say_so_at_once_when_the_hub_is_out_of_reach(hub_cache: Path, m
     with pytest.raises(DataError) as caught:
         HubRows("nyu-mll/glue", "cola").read()
     assert "\n" not in str(caught.value) and str(caught.value).startswith("task.*.source.name=nyu-mll/glue: cannot be")
-    assert caught.value.fix and "task.NAME.files.train=FILE" in caught.value.fix
+    assert caught.value.fix and "task.*.files.train=FILE" in caught.value.fix
     assert capfd.readouterr() == ("", "")
 
 

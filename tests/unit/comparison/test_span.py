@@ -115,18 +115,18 @@ def test_read_squad_gives_no_answers_when_a_question_is_impossible(tmp_path: Pat
     assert squad.read_squad(path)["answers"][0] == {"text": [], "answer_start": []}
 
 
-@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["nested.json", "json", "jsonl", "parquet"])
 def test_span_reads_the_same_rows_when_files_are_nested_or_in_the_hubs_columns(suffix: str, tmp_path: Path) -> None:
-    path, rows = tmp_path / f"rows.{suffix}", hub_rows()
-    if suffix == "json":
-        path.write_text(json.dumps(nested(rows)))
+    path, rows = tmp_path / f"rows.{suffix.removeprefix('nested.')}", hub_rows()
+    if suffix.endswith("json"):
+        path.write_text(json.dumps(nested(rows) if suffix == "nested.json" else rows.to_list()))
     else:
         (rows.to_json if suffix == "jsonl" else rows.to_parquet)(str(path))
     task = Span(files={"train": str(path), "test": str(path)}, unanswerable=True)
     assert task.parts["test"].to_list() == Span(source=Rows(rows, rows)).parts["test"].to_list()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"data": 3}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
+@pytest.mark.parametrize("content", ["{", '{"data": 3}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
 def test_read_squad_names_the_file_when_it_is_of_another_form(content: str, tmp_path: Path) -> None:
     path = tmp_path / "dev.json"
     path.write_text(content)
@@ -137,12 +137,30 @@ def test_read_squad_names_the_file_when_it_is_of_another_form(content: str, tmp_
 @pytest.mark.parametrize("start", [1, 999, -3])
 def test_span_names_the_id_when_an_answer_is_not_at_its_start(start: int) -> None:
     wrong = row("w3", name="q7") | {"answers": {"text": ["w3"], "answer_start": [start]}}
-    with pytest.raises(DataError, match=r"id=q7: the answer 'w3' does not stand at its answer_start"):
+    with pytest.raises(
+        DataError, match=r"task\.\*\.files\.train=id q7: row 1 of the train rows: the answer 'w3' does not"
+    ):
         _ = span(wrong).parts
 
 
+def test_span_keeps_contexts_whole_when_no_test_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    rows = [row("w1", name=f"q{n}") | {"context": f"w1 w{n // 4}"} for n in range(40)]
+    for each in rows:
+        each["answers"] = {"text": ["w1"], "answer_start": [0]}
+    path.write_text(json.dumps(rows))
+    task = Span(files={"train": str(path)})
+    held = task.parts["test"]["context"][:]
+    assert len(held) % 4 == 0 < len(held) and not set(held) & set(task.parts["train"]["context"][:])
+    path.write_text(json.dumps([each | {"context": "w1"} for each in rows]))
+    with pytest.raises(DataError, match=r"files\.test=None: a single context: no row can be held out"):
+        _ = Span(files={"train": str(path)}).parts
+
+
 def test_span_asks_for_unanswerable_when_a_row_has_no_answer() -> None:
-    with pytest.raises(DataError, match=r"id=q: the question has no answer.*unanswerable=true"):
+    with pytest.raises(
+        DataError, match=r"train=id q: row 1 of the train rows: the question has no answer.*unanswerable=true"
+    ):
         _ = span(row(None)).parts
     assert len(span(row(None), unanswerable=True).parts["test"]) == 1
 

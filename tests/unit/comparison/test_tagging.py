@@ -122,11 +122,11 @@ def test_tagging_uses_labels_when_numbers_have_no_names() -> None:
 @pytest.mark.parametrize(
     ("tags", "options", "message"),
     [
-        ([1, 0], {}, "row 0 of train has numbers for tags, and nothing names them"),
-        ([3, 0], {"labels": ["O", "B-PER"]}, "row 0 of train has the tag 3"),
-        ([-1, 0], {"labels": ["O", "B-PER"]}, "row 0 of train has the tag -1"),
-        (["B-PER"], {}, "row 0 of train has 2 words and 1 tags"),
-        (["NOUN", "O"], {}, "row 0 of train has the tag 'NOUN'"),
+        ([1, 0], {}, "row 1 of the train rows has numbers for tags, and nothing names them"),
+        ([3, 0], {"labels": ["O", "B-PER"]}, "row 1 of the train rows has the tag 3"),
+        ([-1, 0], {"labels": ["O", "B-PER"]}, "row 1 of the train rows has the tag -1"),
+        (["B-PER"], {}, "row 1 of the train rows has 2 words and 1 tags"),
+        (["NOUN", "O"], {}, "row 1 of the train rows has the tag 'NOUN'"),
         (["B-LOC", "O"], {"labels": ["O", "B-PER"]}, "the training rows have the tag B-LOC"),
         (["O", "O"], {"tags": "pos"}, "pos: no such column in train"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AlbertConfig, AlbertForMaskedLM
+from transformers import AlbertConfig, AlbertForMaskedLM, BertForSequenceClassification
 
 from distillkit import config
 from distillkit.building import make
@@ -16,8 +17,9 @@ from distillkit.comparison import finetuning
 from distillkit.comparison.finetuning import load_with_head
 from distillkit.comparison.models import Contender, find_models
 from distillkit.comparison.units import ANSWERS, Unit, plan_units, recipe_of, run_unit
-from distillkit.errors import ConfigError, NumericalError, TeacherError
+from distillkit.errors import ConfigError, NumericalError, RunStateError, TeacherError
 from distillkit.export import export
+from distillkit.hashing import weights_hash
 from distillkit.sharing import share_layers
 from tests.faults.harness import Inputs, make_bert, make_tokenizer
 
@@ -48,7 +50,7 @@ def planned(folder: Path, source: Path, *words: str) -> Unit:
 
 
 def contender(source: Path, identity: str = "0") -> Contender:
-    return Contender("m", "m", source, identity, "weights")
+    return Contender("m", "m", "m", source, identity, weights_hash(source), {})
 
 
 def run(unit: Unit, folder: Path) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def test_unit_learns_and_repeats_when_run_twice(inputs: Inputs, tmp_path: Path) 
 @pytest.mark.parametrize("word", [
     "seeds=1", "optimizer.lr=2e-3", "trainer.max_epochs=5", "trainer.precision=bf16-mixed", "batch_size=4",
     "task.classification.max_length=16", "task.classification.epochs=2", "task.classification.train_rows=40",
-    "scheduler.warmup_steps=0", "trainer.gradient_clip_val=null",
+    "scheduler.warmup_steps=0", "trainer.gradient_clip_val=null", "trainer.limit_train_batches=1",
+    "trainer.max_time=00:00:01:00", "trainer.max_steps=3",
 ])  # fmt: skip
 def test_unit_is_another_when_its_recipe_or_seed_changes(word: str, inputs: Inputs, tmp_path: Path) -> None:
     assert planned(tmp_path, inputs.teacher, word).key != planned(tmp_path, inputs.teacher).key
@@ -132,6 +135,26 @@ def test_head_is_refused_when_encoder_weights_are_missing(inputs: Inputs, tmp_pa
         load_with_head(make(settled(tmp_path)["task"]["classification"]), tmp_path / "cut", 0)
 
 
+@pytest.mark.parametrize("labels", [2, 3])
+def test_head_is_drawn_anew_when_the_model_was_fine_tuned_before(labels: int, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    before = BertForSequenceClassification(make_bert(num_labels=labels).config)
+    before.save_pretrained(tmp_path / "tuned")
+    task = make(settled(tmp_path)["task"]["classification"])
+    one, same, other = (load_with_head(task, tmp_path / "tuned", seed) for seed in (0, 0, 1))
+    assert torch.equal(one.classifier.weight, same.classifier.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight), "the seed has no effect"
+    assert labels == 3 or not torch.equal(one.classifier.weight, before.classifier.weight), "its old head is kept"
+    assert one.config.num_labels == 2
+    assert torch.equal(one.bert.pooler.dense.weight, before.bert.pooler.dense.weight), "the pooler is part of the body"
+
+
+def test_unit_is_refused_when_its_weights_have_changed_since(inputs: Inputs, tmp_path: Path) -> None:
+    unit = replace(planned(tmp_path, inputs.teacher), weights="others")
+    with pytest.raises(RunStateError, match="its weights have changed since the comparison began"):
+        run(unit, tmp_path / "u")
+
+
 def test_albert_stays_shared_when_its_attention_is_shared_and_it_is_fine_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,3 +192,10 @@ def test_models_are_told_apart_by_name_when_folders_are_called_alike(tmp_path: P
     found = find_models([str(tmp_path / parent / "bert") for parent in ("a", "b")], tmp_path)
     assert [model.name for model in found] == ["a/bert", "b/bert"] and found[0].identity != found[1].identity
     assert {model.role for model in found} == {"model"} and found[0].training is None
+
+
+def test_reference_is_refused_when_it_is_not_among_the_models(inputs: Inputs, tmp_path: Path) -> None:
+    given = str(inputs.teacher)
+    assert find_models([given], tmp_path, given) and find_models([given], tmp_path, "teacher")
+    with pytest.raises(ConfigError, match="reference=me: not among the models; allowed: teacher"):
+        find_models([given], tmp_path, "me")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from distillkit.evaluation import efficiency
 from distillkit.evaluation.examples import fill_masks
@@ -47,7 +48,7 @@ def test_efficiency_tells_throughput_and_operations_when_asked(tmp_path: Path, m
     assert [*small["throughput"]] == ["32", "64"] and small["throughput_batch"] == 16
     assert all(small["throughput"][length] > large["throughput"][length] for length in small["throughput"])
     assert large["flops_per_token"] == 4 * small["flops_per_token"]
-    assert small["latency_ms"]["length"] == 128 and small["peak_memory_mb"] == 1
+    assert small["latency_ms"]["length"] == 64 and small["peak_memory_mb"] == 1
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,15 @@ def test_operations_count_every_use_when_layers_are_shared(attention: str) -> No
     ]
     projection, layer = 2 * 16 * 32, 2 * (4 * 32**2 + 2 * 32 * 48) + 4 * 40 * 32
     assert found == pytest.approx([projection + 4 * layer, projection + 4 * layer, projection + layer], rel=0.01)
+
+
+def test_operations_are_counted_when_positions_are_relative_and_trained() -> None:
+    config = DebertaV2Config(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], max_position_embeddings=64,
+    )  # fmt: skip
+    found = efficiency.flops_per_token(DebertaV2ForMaskedLM(config), length=16)
+    assert found is not None and found > 2 * 2 * (4 * 32**2 + 2 * 32 * 64)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -34,6 +34,14 @@ def test_text_is_as_long_as_the_model_takes_when_it_has_few_positions(model_type
     assert speed.encoder_call(tiny_model(model_type), 3, 8)[1] == 8
 
 
+def test_latency_is_of_one_length_for_all_when_a_model_has_few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_seconds", lambda call: 0.001 * call().shape[1])
+    models = {"short": make_bert(), "long": make_bert(max_position_embeddings=512)}
+    found = speed.latency(models, rounds=10)
+    assert [each["length"] for each in found.values()] == [64, 64]
+    assert [each["median"] for each in found.values()] == [64, 64], "one of them read more than it says"
+
+
 def test_throughput_is_in_texts_a_second_at_each_length_when_positions_allow_it() -> None:
     models = {"short": make_bert(), "long": make_bert(max_position_embeddings=512, num_hidden_layers=1)}
     found = speed.throughput(models, batch=4)
