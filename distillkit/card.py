@@ -196,7 +196,7 @@ def _costs_text(tasks: Mapping[str, Any], reference: str | None) -> str:
     """What using the model takes, as far as that was measured."""
     costs, measured, lines = tasks["efficiency"], tasks.get("measured") or {}, []
     if costs["latency_ms"] is not None:
-        tokens = costs.get("latency_tokens") or measured.get("length")
+        tokens = measured.get("length")
         text = f"one text of {tokens} tokens" if tokens else "one text"
         where = f"on {counted(measured['threads'], 'CPU thread')}" if measured.get("threads") else "on a CPU"
         faster = f", {costs['speed_up']:.1f} times the speed of {reference}" if reference and costs["speed_up"] else ""

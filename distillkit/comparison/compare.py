@@ -168,7 +168,8 @@ def _write_card(model: Contender, facts: Mapping[str, Any]) -> None:
     tasks = {
         name: facts["tasks"][name] | {key: facts[key] for key in ("recipe", "date")} for name in scores[model.name]
     }
-    kept = {task: mean for task, mean in earlier.get("reference_scores", {}).items() if task not in tasks}
+    before = earlier.get("reference_scores", {}) if earlier.get("reference") == reference else {}
+    kept = {task: mean for task, mean in before.items() if task not in tasks}
     own = {
         "weights": model.weights, "date": facts["date"], "reference": reference if others else None,
         "reference_scores": kept | {task: entry["mean"] for task, entry in others.items() if task in tasks},

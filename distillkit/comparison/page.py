@@ -9,7 +9,7 @@ from typing import Any
 
 from distillkit.comparison import tables
 from distillkit.comparison.figures import SECTIONS, draw, floor
-from distillkit.comparison.ranking import common_tasks, latency_tokens
+from distillkit.comparison.ranking import common_tasks
 from distillkit.comparison.words import averaged, listed, summary
 from distillkit.progress import activity
 from distillkit.redaction import shown_words
@@ -50,7 +50,6 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         facts: of results.json.
         drawings: of `figures.draw`.
     """
-    lengths = latency_tokens(facts)
     return render(
         "distillkit.comparison", "comparison.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         summary=" ".join(summary(facts)), scores=tables.score_table(facts), glue=tables.glue_table(facts),
@@ -59,7 +58,6 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         recipe=tables.recipe_table(facts), unshared=_unshared(facts),
         command=shlex.join(["distillkit", *facts["command"]]), listed=listed,
         shortened=_shortened, averaged=averaged(facts) if common_tasks(facts) else "", floor=floor(facts),
-        latency_tokens=lengths.pop() if len(lengths) == 1 else None,
     )  # fmt: skip
 
 

@@ -47,12 +47,6 @@ def averages(facts: Mapping[str, Any]) -> dict[str, Score]:
     return {model: score for model, score in found.items() if score is not None}
 
 
-def latency_tokens(facts: Mapping[str, Any]) -> set[int]:
-    """The lengths of the texts that latency was measured on; those of more than one do not compare."""
-    lengths = {model.get("latency_tokens") for model in facts["models"].values()} - {None}
-    return lengths or {facts["measured"]["length"]} if facts["measured"] else set()
-
-
 def alike(one: Score, other: Score) -> bool:
     """Whether a difference is within the seeds' spread: no larger than the standard deviation of the difference.
 
@@ -80,14 +74,12 @@ def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def costs(facts: Mapping[str, Any], cost: str) -> dict[str, tuple[float, float]]:
-    """Model -> cost and average score, of the models that have both; empty where the costs do not compare.
+    """Model -> cost and average score, of the models that have both.
 
     Args:
         facts: results.json.
         cost: a key of its models.
     """
-    if cost == "latency_ms" and len(latency_tokens(facts)) > 1:
-        return {}
     return {
         name: (facts["models"][name][cost], score.mean)
         for name, score in averages(facts).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from distillkit.comparison.ranking import average, latency_tokens
+from distillkit.comparison.ranking import average
 from distillkit.evaluation.summary import counted, score_text, training_text
 from distillkit.progress import duration
 from distillkit.report.markup import Row, cell, known
@@ -112,12 +112,10 @@ def metric_table(facts: Mapping[str, Any]) -> Table:
 def efficiency_table(facts: Mapping[str, Any]) -> Table:
     """What models cost, one a column; rows of which nothing is known are left out."""
     costs = [_costs(facts, name) for name in facts["models"]]
-    unlike = {"latency_tokens": ("CPU latency, measured on tokens", str)} if len(latency_tokens(facts)) > 1 else {}
     lengths = sorted({int(length) for model in facts["models"].values() for length in model["throughput"] or {}})
     forms: dict[str, tuple[str, Callable[[Any], str]]] = {
         "made": ("made", str),
         **{key: (label, form.format) for key, (label, form) in MODEL_ROWS.items()},
-        **unlike,
         **{f"throughput_{length}": (f"texts/s at {length} tokens", "{:,.1f}".format) for length in lengths},
         "flops_per_token": ("FLOPs a token, M", lambda value: f"{value / 1e6:,.1f}"),
         "compression": ("compression", times_text),

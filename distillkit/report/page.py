@@ -71,7 +71,6 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     return render(
         "distillkit.report", "report.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         model_rows=model_table(facts), run_rows=run_table(facts),
-        latency_tokens=facts["measured"].get("length"),
         examples=[_example(example) for example in facts["examples"]],
     )  # fmt: skip
 

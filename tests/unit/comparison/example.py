@@ -55,7 +55,7 @@ def model(name: str, row: Mapping[str, Any], number: int) -> dict[str, Any]:
         "source": f"runs/{name}", "made": MADE.get(row["role"]), "hidden_size": 768, **row,
         "nominal_parameters": row["unique_parameters"] + shared, "shared_on_disk": True,
         "disk_mb": row["unique_parameters"] * 4e-6, "latency_ms": LATENCY.get(name, 20.0 + number),
-        "latency_tokens": 128, "latency_p95_ms": 91.0, "latency_spread": 0.03,
+        "latency_p95_ms": 91.0, "latency_spread": 0.03,
         "throughput": {"32": 310.2, "128": 81.5, "384": 20.4},
         "flops_per_token": 171.3e6, "peak_memory_mb": 812.6,
         "training": training if row["role"] in ("student", "control") else None, "score": None, "retained": None,

@@ -49,12 +49,6 @@ def test_costs_are_drawn_over_the_common_tasks_when_a_model_lacks_one(planned: A
     assert points == pytest.approx([90.3, 75.0])
 
 
-def test_latency_is_not_drawn_when_it_was_measured_on_texts_of_several_lengths(planned: Any) -> None:
-    facts = results()
-    facts["models"]["albert"]["latency_tokens"] = 64
-    assert "latency" not in planned(facts) and "size" in planned(facts)
-
-
 @pytest.mark.parametrize("scores", [(-0.05, 0.02), (-0.4, -0.3), (0.001, 0.3), (0.5, 0.6)])
 def test_marks_and_names_lie_within_the_axes_when_averages_are_negative(
     scores: tuple[float, float], planned: Any

@@ -104,17 +104,6 @@ def test_page_says_that_the_scores_begin_at_zero_by_saying_nothing_when_they_do(
     assert "Scores on cola, bars are" in text and "begin at zero" not in text
 
 
-def test_page_names_no_length_when_latency_was_measured_on_several() -> None:
-    facts = results()
-    assert "Latency: one text of 128 tokens through" in page.as_markdown(facts, [])
-    facts["models"]["albert"]["latency_tokens"] = 64
-    text = page.as_markdown(facts, [])
-    assert "Latency: one text through" in text and "| CPU latency, measured on tokens | 128 |" in text
-    for model in facts["models"].values():
-        model["latency_tokens"] = 64
-    assert "Latency: one text of 64 tokens through" in page.as_markdown(facts, [])
-
-
 def test_page_shortens_texts_when_examples_are_long() -> None:
     lines = [line for line in page.as_markdown(results(), []).splitlines() if "right: **" in line]
     assert len(lines) == 4 * 3 * 2

@@ -102,14 +102,6 @@ def test_money_keeps_two_digits_when_little(value: float, text: str) -> None:
     assert tables.money_text(value) == text
 
 
-def test_costs_tell_the_lengths_of_the_texts_when_latencies_do_not_compare() -> None:
-    facts = results()
-    assert not [label for label, _ in tables.efficiency_table(facts).rows if "measured on" in label]
-    facts["models"]["albert"]["latency_tokens"] = 64
-    _, rows = tables.efficiency_table(facts)
-    assert dict(rows)["CPU latency, measured on tokens"] == ["128", "128", "64", "128"]
-
-
 def test_costs_leave_out_what_is_not_known_when_nothing_was_measured() -> None:
     facts = results({"bert": {"sst2": 0.9}}, models={"bert": MODELS["bert"]}, reference=None)
     unknown = ("latency_ms", "latency_p95_ms", "latency_spread", "throughput", "flops_per_token", "disk_mb")

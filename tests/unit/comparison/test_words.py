@@ -95,16 +95,6 @@ def test_summary_claims_nothing_for_distillation_when_a_budget_is_not_known(key:
     assert "The difference is within the seeds' spread." in said(budgets(even, **{key: None}))
 
 
-def test_summary_compares_no_speed_when_latency_was_measured_on_texts_of_several_lengths() -> None:
-    facts = results()
-    facts["models"]["albert"]["latency_tokens"] = 64
-    for model in facts["models"].values():
-        model["speed_up"] = None
-    text = said(facts)
-    assert "speed" not in text and "latency" not in text and "faster" not in text
-    assert "has 61% of the parameters (67.0 M)." in text
-
-
 def test_summary_tells_no_share_when_a_score_is_negative() -> None:
     text = said(results({"bert": {"cola": 0.1}, "albert": {"cola": -0.02}}, seeds=[0]))
     assert "The student albert scores -2.0. Against bert it has 10% of the parameters" in text
