@@ -20,7 +20,7 @@ from distillkit.comparison.units import Unit
 from distillkit.errors import TeacherError
 from tests.faults.fixtures import Call
 from tests.faults.harness import Inputs, make_bert, make_tokenizer
-from tests.unit.comparison.test_span import hub_rows, nested
+from tests.unit.comparison.span_rows import hub_rows, nested
 from tests.unit.comparison.test_units import write_rows
 
 TRAIN = ["data.max_length=48", "data.batch_size=8", "trainer.max_steps=2", "checkpoint.every_n_steps=2"]

@@ -1,4 +1,4 @@
-"""Span: SQuAD's files, windows, answers cut out of the context, and SQuAD's own measures."""
+"""Span: rows, windows, answers cut out of the context, and what counts."""
 
 from __future__ import annotations
 
@@ -6,113 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from tokenizers import processors
-from torchmetrics.functional.text import squad as torchmetrics_squad
 from transformers import BertConfig, BertForQuestionAnswering
 
-from distillkit.comparison.tasks import squad
-from distillkit.comparison.tasks.base import Outputs
 from distillkit.comparison.tasks.span import Span
 from distillkit.errors import ConfigError, DataError
 from tests.faults.harness import WORDS
+from tests.unit.comparison.span_rows import CONTEXT, hub_rows, nested, place, point, row, span
 from tests.unit.comparison.token_parts import Rows, byte_level, wordpiece
 
-CONTEXT = " ".join(f"w{number}" for number in range(40))
-SMALL: dict[str, Any] = {"max_length": 20, "stride": 4, "max_question_length": 4}
-"""Windows of 20 - 3 special - 2 question = 15 context tokens, a new one every 11."""
-
-
-def row(answer: str | None, *, context: str = CONTEXT, question: str = "w90 w91", name: str = "q") -> dict[str, Any]:
-    """One row in the columns of a task; None has no answer."""
-    given = {"text": [], "answer_start": []} if answer is None else _answers(answer, context)
-    return {"id": name, "question": question, "context": context, "answers": given}
-
-
-def _answers(answer: str, context: str) -> dict[str, list[Any]]:
-    return {"text": [answer], "answer_start": [context.index(answer)]}
-
-
-def span(*rows: dict[str, Any], **options: Any) -> Span:
-    """A task of small windows whose rows to train and to test are these."""
-    table = datasets.Dataset.from_list(list(rows), features=squad.FEATURES)
-    return Span(source=Rows(table, table), **(SMALL | options))
-
-
-def hub_rows(count: int = 20) -> datasets.Dataset:
-    """Rows in the hub's columns and order; the answer is the word that the question names."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(count):
-        words = [str(word) for word in rng.choice(WORDS, size=8, replace=False)]
-        asked = {"id": str(number), "title": "t", "context": " ".join(words), "question": words[number % 8]}
-        rows.append(asked | {"answers": _answers(words[number % 8], asked["context"])})
-    answers = {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))}
-    columns = {name: datasets.Value("string") for name in ("id", "title", "context", "question")}
-    return datasets.Dataset.from_list(rows, features=datasets.Features({**columns, "answers": answers}))
-
-
-def nested(rows: datasets.Dataset) -> dict[str, Any]:
-    """The official nesting of rows."""
-    questions = [
-        {
-            "context": own["context"],
-            "qas": [{
-                "id": own["id"], "question": own["question"], "is_impossible": False,
-                "answers": [{"text": text, "answer_start": start}
-                            for text, start in zip(*own["answers"].values(), strict=True)],
-            }],
-        }
-        for own in rows
-    ]  # fmt: skip
-    return {"version": "1.1", "data": [{"title": "t", "paragraphs": questions}]}
-
-
-def point(
-    features: datasets.Dataset, spans: dict[int, list[tuple[int, int, float]]], null: float = 0.0
-) -> list[Outputs]:
-    """Outputs by hand: window -> (first character, end, logit of both), and the logit of [CLS]."""
-    outputs = []
-    for number, window in enumerate(features):
-        start = np.full(len(window["input_ids"]), -5.0, np.float32)
-        end = start.copy()
-        start[window["_null"]] = end[window["_null"]] = null
-        for first, last, logit in spans.get(number, []):
-            start[window["_starts"].index(first)] = logit
-            end[window["_ends"].index(last)] = logit
-        outputs.append((start, end))
-    return outputs
-
-
-def place(text: str, context: str = CONTEXT) -> tuple[int, int]:
-    """First character of a text in the context, and the one after its last."""
-    first = context.index(text)
-    return first, first + len(text)
-
-
-# --- files and rows ----------------------------------------------------------------------------------------------
-
-
-def test_read_squad_gives_the_hubs_rows_when_the_file_is_nested(tmp_path: Path) -> None:
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps(nested(hub_rows())), encoding="utf-8-sig")
-    read = Span.readers[".json"](path)
-    from_file = Span(source=Rows(read, read)).parts["train"]
-    from_hub = Span(source=Rows(hub_rows(), hub_rows())).parts["train"]
-    assert len(from_file) == 20 and from_file.to_list() == from_hub.to_list()
-
-
-def test_read_squad_gives_no_answers_when_a_question_is_impossible(tmp_path: Path) -> None:
-    question = {
-        "id": "q", "question": "?", "answers": [], "plausible_answers": [{"text": "w1", "answer_start": 3}],
-        "is_impossible": True,
-    }  # fmt: skip
-    path = tmp_path / "dev.json"
-    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": [question]}]}]}))
-    assert squad.read_squad(path)["answers"][0] == {"text": [], "answer_start": []}
+# --- rows ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["nested.json", "json", "jsonl", "parquet"])
@@ -124,14 +30,6 @@ def test_span_reads_the_same_rows_when_files_are_nested_or_in_the_hubs_columns(s
         (rows.to_json if suffix == "jsonl" else rows.to_parquet)(str(path))
     task = Span(files={"train": str(path), "test": str(path)}, unanswerable=True)
     assert task.parts["test"].to_list() == Span(source=Rows(rows, rows)).parts["test"].to_list()
-
-
-@pytest.mark.parametrize("content", ["{", '{"data": 3}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
-def test_read_squad_names_the_file_when_it_is_of_another_form(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "dev.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=r"dev\.json: not in the official SQuAD format"):
-        squad.read_squad(path)
 
 
 @pytest.mark.parametrize("start", [1, 999, -3])
@@ -302,63 +200,6 @@ def test_span_answer_is_empty_when_null_odds_exceed_the_threshold(threshold: flo
     assert answers[0]["text"] == text
     assert task.show_answer(answers[0]) == (text or "(no answer)")
     assert task.correct(answers[0], task.parts["test"][0]) is (text == "")
-
-
-# --- measures ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "normal"),
-    [
-        ("The  Eiffel-Tower!", "eiffeltower"),
-        ("An apple, a pear and the plum.", "apple pear and plum"),
-        ("Theatre", "theatre"),
-        ("\tU.S.A. \n", "usa"),
-        ("1,000 € \u2013 2", "1000 € \u2013 2"),
-        ("the", ""),
-    ],
-)
-def test_normalise_answer_follows_squad_when_text_varies(text: str, normal: str) -> None:
-    assert squad.normalise_answer(text) == normal
-
-
-def test_f1_and_exact_match_are_those_by_hand_when_answers_overlap_in_part() -> None:
-    gold = ["Saint Bernadette Soubirous", "Bernadette"]
-    assert squad.f1("the Saint Bernadette", gold) == pytest.approx(2 * 1.0 * (2 / 3) / (1.0 + 2 / 3))
-    assert squad.f1("in Bernadette", gold[1:]) == pytest.approx(2 / 3)
-    assert squad.f1("a a b b", ["b b b"]) == pytest.approx(0.8)  # articles go: "b b" of 3
-    assert (squad.exact_match("bernadette!", gold), squad.exact_match("Saint", gold)) == (1.0, 0.0)
-    assert (squad.f1("", []), squad.f1("x", []), squad.exact_match("", ["x"])) == (1.0, 0.0, 0.0)
-
-
-def test_measures_equal_torchmetrics_when_texts_are_random() -> None:
-    rng = np.random.default_rng(0)
-    words = ["the", "Tower", "tower,", "a", "b-c", "New", "york", "1889."]
-    for _ in range(60):
-        answer, *gold = (" ".join(rng.choice(words, size=rng.integers(1, 5))) + " x" for _ in range(4))
-        theirs = torchmetrics_squad(
-            {"prediction_text": answer, "id": "1"}, {"answers": {"text": gold, "answer_start": [0] * 3}, "id": "1"}
-        )
-        assert squad.f1(answer, gold) == pytest.approx(theirs["f1"].item() / 100, abs=1e-6)
-        assert squad.exact_match(answer, gold) == theirs["exact_match"].item() / 100
-
-
-def brute_force(scores: list[float], empty: list[float], odds: list[float]) -> float:
-    """The best mean over every threshold that decides differently."""
-    thresholds = [min(odds) - 1, *odds]
-    return max(
-        float(np.mean([e if o > t else s for s, e, o in zip(scores, empty, odds, strict=True)])) for t in thresholds
-    )
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_best_threshold_is_that_of_a_brute_force_search_when_odds_tie(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores, empty = rng.random(30).round(1), rng.integers(0, 2, 30).astype(float)
-    odds = rng.integers(-4, 4, 30).astype(float)
-    best, threshold = squad.best_threshold(scores, empty, odds)
-    assert best == pytest.approx(brute_force(list(scores), list(empty), list(odds)))
-    assert np.where(odds > threshold, empty, scores).mean() == pytest.approx(best)
 
 
 def test_span_reports_the_official_figures_when_questions_may_have_no_answer() -> None:
