@@ -56,7 +56,7 @@ def _compare(task: Task, reference: Sequence[Any], model: Sequence[Any]) -> dict
     for wanted in ((True, False), (False, True)):
         chosen = [entry for entry, verdict in zip(differing, right, strict=True) if verdict == wanted][:EXAMPLES]
         examples += [
-            task.show(row) | {"reference": task.show_answer(one), "model": task.show_answer(other)}
+            task.show(row) | {"reference": task.show_answer(one, row), "model": task.show_answer(other, row)}
             for row, one, other in chosen
         ]
     return {

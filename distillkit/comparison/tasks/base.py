@@ -174,8 +174,8 @@ class Task(ABC):
     def show(self, row: Mapping[str, Any]) -> dict[str, str]:
         """A row as a reader sees it: {"text": ..., "gold": ...}."""
 
-    def show_answer(self, answer: Any) -> str:
-        """An answer as a reader sees it."""
+    def show_answer(self, answer: Any, row: Mapping[str, Any]) -> str:
+        """An answer to a row as a reader sees it."""
         return str(answer)
 
 

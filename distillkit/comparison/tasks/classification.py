@@ -243,8 +243,8 @@ class Regression(_TextTask):
 
     def show(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The text or texts, and the number."""
-        return {"text": self._shown_text(row), "gold": self.show_answer(row["label"])}
+        return {"text": self._shown_text(row), "gold": self.show_answer(row["label"], row)}
 
-    def show_answer(self, answer: Any) -> str:
+    def show_answer(self, answer: Any, row: Mapping[str, Any]) -> str:
         """Two decimals."""
         return f"{answer:.2f}"

@@ -234,7 +234,7 @@ class Span(Task):
         gold = " / ".join(dict.fromkeys(row["answers"]["text"]))
         return {"text": f"{row['question'].strip()} [{row['context']}]", "gold": gold or NO_ANSWER}
 
-    def show_answer(self, answer: Any) -> str:
+    def show_answer(self, answer: Any, row: Mapping[str, Any]) -> str:
         """The text."""
         return _text(answer) or NO_ANSWER
 

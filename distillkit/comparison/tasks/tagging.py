@@ -191,13 +191,13 @@ class Tagging(Task):
         return bool(get_entities(one) == get_entities(other))
 
     def show(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """The words, and the entities by the numbers of their words."""
-        return {"text": " ".join(row["tokens"]), "gold": self.show_answer(row["tags"])}
+        """The words, and the entities."""
+        return {"text": " ".join(row["tokens"]), "gold": self.show_answer(row["tags"], row)}
 
-    def show_answer(self, answer: list[str]) -> str:
-        """The entities by the numbers of their words, from 1: "location 15-17, person 20"."""
-        entities = [(kind, first + 1, last + 1) for kind, first, last in get_entities(answer)]
-        shown = [f"{kind} {first}" + (f"-{last}" if last > first else "") for kind, first, last in entities]
+    def show_answer(self, answer: list[str], row: Mapping[str, Any]) -> str:
+        """The entities with their words: "location New York, person Ann"."""
+        entities = get_entities(answer)
+        shown = [f"{kind} {' '.join(row['tokens'][first : last + 1])}" for kind, first, last in entities]
         return ", ".join(shown) or "(no entity)"
 
 

@@ -121,7 +121,7 @@ def test_stsb_is_encoded_and_judged_when_its_file_has_the_hubs_columns(tmp_path:
         assert task.metrics([1.0] * 20, part) == {"pearson": 0.0, "spearman": 0.0}
     assert task.scored == ("pearson", "spearman") and task.head_config()["num_labels"] == 1
     assert task.correct(1.2, part[3]) and not task.correct(1.3, part[3]) and task.agree(1.0, 1.5)
-    assert task.show(part[3]) == {"text": "w3 / w1", "gold": "0.75"} and task.show_answer(1.2345) == "1.23"
+    assert task.show(part[3]) == {"text": "w3 / w1", "gold": "0.75"} and task.show_answer(1.2345, part[3]) == "1.23"
 
 
 def test_user_file_is_a_task_by_configuration_alone_when_it_is_a_csv(tmp_path: Path) -> None:

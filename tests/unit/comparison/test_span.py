@@ -198,7 +198,7 @@ def test_span_answer_is_empty_when_null_odds_exceed_the_threshold(threshold: flo
     features = task.encode(task.parts["test"], wordpiece(), training=False)
     answers = task.answers(point(features, {2: [(*place("w30"), 3.0)]}, null=4.0), features, task.parts["test"])
     assert answers[0]["text"] == text
-    assert task.show_answer(answers[0]) == (text or "(no answer)")
+    assert task.show_answer(answers[0], {}) == (text or "(no answer)")
     assert task.correct(answers[0], task.parts["test"][0]) is (text == "")
 
 

@@ -230,8 +230,8 @@ def test_tagging_metrics_are_zero_without_a_warning_when_no_entity_is_found(recw
 
 def test_tagging_shows_entities_by_their_words_when_a_reader_looks() -> None:
     task = tagging([["w1", "w2", "in", "w3"]], [["B-PER", "I-PER", "O", "B-LOC"]])
-    assert task.show(task.parts["test"][0]) == {"text": "w1 w2 in w3", "gold": "PER 1-2, LOC 4"}
-    assert task.show_answer(["O", "O"]) == "(no entity)"
+    assert task.show(task.parts["test"][0]) == {"text": "w1 w2 in w3", "gold": "PER w1 w2, LOC w3"}
+    assert task.show_answer(["O", "O"], {"tokens": ["a", "b"]}) == "(no entity)"
 
 
 def _learn(task: Tagging, tokenizer: PreTrainedTokenizerFast, steps: int) -> list[Any]:
