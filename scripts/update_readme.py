@@ -74,15 +74,14 @@ def comparison_table(facts: Mapping[str, Any]) -> str:
     lines = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
     data = "; ".join(
-        f"{name}: {task['parts']['train']:,} rows, {task['epochs']} epochs, judged on {task['parts']['test']:,} by"
-        f" {' and '.join(task['metrics'])}"
+        f"{name}: {task['parts']['train']:,} rows, {task['epochs']} epochs, learning rate {task['lr']:g}, batches of"
+        f" {task['batch_size']}, judged on {task['parts']['test']:,} by {' and '.join(task['metrics'])}"
         for name, task in facts["tasks"].items()
     )
     recipe, machine = facts["recipe"], facts["machine"]
     how = (
-        f"Scores x 100, mean ± standard deviation over seeds {', '.join(map(str, recipe['seeds']))}; {data}."
-        f" {recipe['optimizer']} {recipe['lr']:g}, batches of {recipe['batch_size']}, {recipe['precision']}, for every"
-        f" model; {machine['cpus']} cores ({machine['cpu']})."
+        f"Scores x 100, mean ± standard deviation over seeds {', '.join(map(str, recipe['seeds']))}. The same for every"
+        f" model: {recipe['optimizer']}, {recipe['precision']}; {data}. {machine['cpus']} cores ({machine['cpu']})."
     )
     return "\n".join([*lines, "", f"({how})"])
 

@@ -47,7 +47,7 @@ def score_table(facts: Mapping[str, Any]) -> Table:
     """
     tasks = list(facts["tasks"])
     glue = glue_tasks(facts)
-    mean = _glue_heading(facts) if tasks and glue == tasks else "average"
+    mean = _glue_heading(facts) if len(glue) > 1 and glue == tasks else "average"
     head = ["layers", "parameters", "speed-up", *tasks, mean, "retained"]
     rows = [
         (
@@ -85,9 +85,9 @@ def glue_tasks(facts: Mapping[str, Any]) -> list[str]:
 
 
 def glue_table(facts: Mapping[str, Any]) -> Table | None:
-    """The GLUE tasks that ran and their average; None without any, and where `score_table` is it already."""
+    """The GLUE tasks that ran and their average; None without several, and where `score_table` is it already."""
     tasks = glue_tasks(facts)
-    if not tasks or tasks == list(facts["tasks"]):
+    if len(tasks) < 2 or tasks == list(facts["tasks"]):
         return None
     rows = [(name, [*_scores(facts, name, tasks), _average(facts, name, tasks)]) for name in facts["models"]]
     return Table([*tasks, _glue_heading(facts)], rows)
@@ -122,7 +122,6 @@ def efficiency_table(facts: Mapping[str, Any]) -> Table:
         "speed_up": ("speed-up", times_text),
         "training_steps": ("own training, steps", "{:,}".format),
         "training_tokens": ("own training, tokens", "{:,}".format),
-        "training_corpus": ("own training, corpus", str),
         "training_seconds": ("own training, time", duration),
         "training_peak_memory_mb": ("own training, peak memory, MB", "{:,.0f}".format),
         "training_peak_gpu_memory_mb": ("own training, peak GPU memory, MB", "{:,.0f}".format),
