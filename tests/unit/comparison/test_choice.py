@@ -15,11 +15,12 @@ from transformers import (
     AutoModelForMultipleChoice,
     BertConfig,
     DistilBertConfig,
+    GPT2Config,
     ModernBertConfig,
     RobertaConfig,
 )
 
-from distillkit.errors import DataError
+from distillkit.errors import DataError, TeacherError
 from tests.unit.comparison.made_tasks import make_task, pair_tokenizer, write_lines, write_text
 
 
@@ -188,5 +189,8 @@ def test_head_scores_every_option_when_the_model_is_of_a_supported_class(config)
     assert output.logits.shape == (3, 4) and torch.isfinite(output.loss)
 
 
-def test_modernbert_has_the_head_when_transformers_is_asked() -> None:
-    make_task("race").check_model(ModernBertConfig(), name="modern")
+def test_models_are_told_apart_by_their_heads_when_transformers_is_asked() -> None:
+    task = make_task("race")
+    task.check_model(ModernBertConfig(), name="modern")
+    with pytest.raises(TeacherError, match="models=decoder: transformers has no AutoModelForMultipleChoice for gpt2"):
+        task.check_model(GPT2Config(), name="decoder")
