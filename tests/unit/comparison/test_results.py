@@ -116,6 +116,11 @@ def test_notes_say_what_does_not_compare_when_units_differ(
     assert said in comparison.facts()["notes"]
 
 
+def test_notes_say_nothing_of_a_limit_when_no_text_reaches_it(comparison: Comparison) -> None:
+    comparison.write("small", 0, 0.7, max_length=64, full=0.0)
+    assert comparison.facts()["notes"] == []
+
+
 def test_kind_is_that_of_its_class_when_a_task_is_a_users_own(comparison: Comparison) -> None:
     class Tickets(Classification):
         """A user's own."""
