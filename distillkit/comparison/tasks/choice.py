@@ -12,7 +12,7 @@ import datasets
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PreTrainedTokenizerFast
 
 from distillkit.comparison.tasks.base import Outputs, Task
-from distillkit.comparison.tasks.columns import Column, bad_value, column, make_features, texts
+from distillkit.comparison.tasks.columns import Column, bad_value, column, make_features, one_a_row, texts
 from distillkit.comparison.tasks.metrics import accuracy
 from distillkit.comparison.tasks.readers import KEY, Reader, from_objects, parse_json
 from distillkit.errors import DataError
@@ -116,7 +116,7 @@ class Choice(Task):
             }
             return {**nested, "labels": batch["label"]}
 
-        return make_features(rows, make)
+        return make_features(rows, one_a_row(make))
 
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Pads to the longest option of a batch: [rows, options, tokens]; features may have no labels."""

@@ -10,7 +10,7 @@ import datasets
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerFast
 
 from distillkit.comparison.tasks.base import Outputs, Task
-from distillkit.comparison.tasks.columns import Column, bad_value, column, make_features, texts
+from distillkit.comparison.tasks.columns import Column, bad_value, column, make_features, one_a_row, texts
 from distillkit.comparison.tasks.metrics import CLASSIFICATION, REGRESSION, choose
 from distillkit.errors import ConfigError
 
@@ -44,7 +44,7 @@ class _TextTask(Task):
             cut: dict[str, Any] = {"truncation": "longest_first", "max_length": self.max_length}
             return {**tokenizer(batch["text"], batch.get("pair"), **cut), "labels": batch["label"]}
 
-        return make_features(rows, make)
+        return make_features(rows, one_a_row(make))
 
     def collator(self, tokenizer: PreTrainedTokenizerFast) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Pads to the longest text of a batch."""

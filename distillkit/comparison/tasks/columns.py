@@ -58,14 +58,21 @@ def bad_value(
     return DataError(f"row {row} of the {part} rows: {problem}", key=key, value=value, allowed=allowed, fix=fix)
 
 
-def make_features(rows: datasets.Dataset, make: Callable[..., dict[str, Any]]) -> datasets.Dataset:
-    """One feature a row, with its place as "_row"; `make` takes a batch of rows and gives columns."""
-
-    def encode(batch: dict[str, list[Any]], places: list[int]) -> dict[str, Any]:
-        return {**make(batch), "_row": places}
-
+def make_features(rows: datasets.Dataset, encode: Callable[[dict[str, Any], int], dict[str, Any]]) -> datasets.Dataset:
+    """Features of rows; `encode` takes a batch of rows and the place of its first, and gives columns of features."""
     with quiet():
         return rows.map(
-            encode, batched=True, with_indices=True, remove_columns=rows.column_names, load_from_cache_file=False,
+            lambda batch, places: encode(batch, places[0]), batched=True, with_indices=True,
+            remove_columns=rows.column_names, load_from_cache_file=False,
             new_fingerprint="features",  # a fingerprint of the tokenizer would take longer than its work
         )  # fmt: skip
+
+
+def one_a_row(make: Callable[..., dict[str, Any]]) -> Callable[[dict[str, Any], int], dict[str, Any]]:
+    """For `make_features`, what gives one feature a row: its columns, with the place of the row as "_row"."""
+
+    def encode(batch: dict[str, Any], first: int) -> dict[str, Any]:
+        columns = make(batch)
+        return {**columns, "_row": list(range(first, first + len(columns["input_ids"])))}
+
+    return encode

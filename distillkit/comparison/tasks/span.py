@@ -12,9 +12,9 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 
 from distillkit.comparison.tasks import squad
 from distillkit.comparison.tasks.base import Outputs, Task
-from distillkit.comparison.tasks.columns import bad_value
+from distillkit.comparison.tasks.columns import bad_value, make_features
 from distillkit.comparison.tasks.sources import Reader
-from distillkit.comparison.tasks.tokens import Columns, make_features, pad_right
+from distillkit.comparison.tasks.tokens import Columns, pad_right
 from distillkit.comparison.tasks.windows import best_span, token_span
 from distillkit.errors import ConfigError, DataError
 

@@ -13,9 +13,10 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerFast
 
 from distillkit.comparison.tasks.base import TRAIN, Outputs, Task
+from distillkit.comparison.tasks.columns import make_features
 from distillkit.comparison.tasks.conll import OUTSIDE, TAG, is_iob1, read_conll, to_iob2
 from distillkit.comparison.tasks.sources import Reader
-from distillkit.comparison.tasks.tokens import Columns, make_features, pad_right
+from distillkit.comparison.tasks.tokens import Columns, pad_right
 from distillkit.errors import DataError
 
 IGNORED = -100
