@@ -1,6 +1,6 @@
-"""A masked-LM model as two halves, encoder and head, for any stock transformers class.
+"""The prediction head of any stock transformers masked-LM model on its own.
 
-A head works position by position, so it can be applied to just the rows that carry a loss.
+It works position by position, so it can be applied to just the tokens that carry a loss.
 """
 
 from __future__ import annotations
@@ -11,36 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-
-
-def encode(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Last hidden states of the encoder.
-
-    Args:
-        model: a masked-LM model with a `base_model`.
-        input_ids: [B, T] int64.
-        attention_mask: [B, T] int64, or None when every position is attended.
-
-    Returns:
-        [B, T, H] in the model's dtype.
-    """
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
-
-
-def longest_row(model: PreTrainedModel) -> int | None:
-    """Tokens of the longest row a model takes: RoBERTa-like models spend padding_idx + 1 of their positions.
-
-    Args:
-        model: with a `base_model`.
-
-    Returns:
-        None where its config names no limit.
-    """
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or table is None or table.padding_idx is None:
-        return positions
-    return positions - table.padding_idx - 1
 
 
 def apply_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillkit import losses
+from distillkit.chunks import GradientSum, LogitRows, on_logits
+from distillkit.encoding import encode
 from distillkit.errors import ConfigError
-from distillkit.heads import apply_head, encode, head_parameters
-from distillkit.types import IGNORE_INDEX, Batch, LossSum, StepTotals
+from distillkit.heads import head_parameters
+from distillkit.layout import with_layout
+from distillkit.types import Batch, LossSum, StepTotals
 
 POSITIONS = ("all", "predicted")
 
@@ -26,7 +29,7 @@ class HiddenSource(Protocol):
 
     def to(self, device: torch.device) -> Any: ...
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor: ...
+    def hidden(self, batch: Batch) -> Tensor: ...
 
 
 class Term(ABC):
@@ -51,7 +54,23 @@ class Term(ABC):
 
     @abstractmethod
     def __call__(self, *inputs: Any) -> LossSum:
-        """The sum over one chunk of positions; see `on` for the inputs."""
+        """The sum over some of its positions; see `on` for the inputs."""
+
+    def with_gradient(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> GradientSum:
+        """The sum over some positions and its derivative in the student's logits; for terms on logits.
+
+        Whoever knows the derivative overrides this: here autograd finds it.
+
+        Args:
+            student_logits: [n, V], float32 or float64; may be overwritten.
+            teacher_logits: [n, V] of the same dtype, or None without a teacher.
+            labels: [n] int64.
+        """
+        with torch.enable_grad():
+            leaf = student_logits.detach().requires_grad_()
+            sums = self(leaf, teacher_logits, labels)
+            (gradient,) = torch.autograd.grad(sums.total, leaf)
+        return GradientSum(LossSum(sums.total.detach(), sums.count), gradient)
 
     def divisor(self, totals: StepTotals) -> int:
         """Positions of the whole optimizer step that this term is the mean over (at least 1)."""
@@ -74,13 +93,14 @@ class SoftTargetTerm(Term):
         self.temperature = temperature
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> LossSum:
-        """Args: [N, V], [N, V], [N]; the rows without a label are left out when positions is "predicted"."""
-        common = min(student_logits.shape[1], teacher_logits.shape[1])  # padded vocabularies may differ in width
-        student_logits, teacher_logits = student_logits[:, :common], teacher_logits[:, :common]
-        if self.positions == "predicted":
-            chosen = labels != IGNORE_INDEX
-            student_logits, teacher_logits = student_logits[chosen], teacher_logits[chosen]
-        return losses.soft_target_kl(student_logits, teacher_logits, temperature=self.temperature)
+        """Args: [N, V], [N, V], ignored."""
+        return losses.soft_target_kl(*_common(student_logits, teacher_logits), temperature=self.temperature)
+
+    def with_gradient(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> GradientSum:
+        """As `Term.with_gradient`."""
+        assert teacher_logits is not None
+        rows, gradient = losses.kl_rows(*_common(student_logits, teacher_logits), self.temperature)
+        return GradientSum(losses.sum_rows(rows), gradient)
 
 
 class MaskedLMTerm(Term):
@@ -94,6 +114,17 @@ class MaskedLMTerm(Term):
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> LossSum:
         """Args: [N, V], ignored, [N]."""
         return losses.masked_lm(student_logits, labels)
+
+    def with_gradient(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> GradientSum:
+        """As `Term.with_gradient`."""
+        rows, gradient = losses.masked_lm_rows(student_logits, labels)
+        return GradientSum(losses.sum_rows(rows), gradient)
+
+
+def _common(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both over the tokens both have: padded vocabularies may differ in width."""
+    common = min(student_logits.shape[1], teacher_logits.shape[1])
+    return student_logits[:, :common], teacher_logits[:, :common]
 
 
 class HiddenCosineTerm(Term):
@@ -139,7 +170,7 @@ class Objective(nn.Module):
         *,
         student_width: int | None = None,
         teacher_width: int | None = None,
-        chunk_rows: int = 512,
+        chunk_rows: int = 1024,
     ) -> None:
         super().__init__()
         self.terms = {name: term for name, term in terms.items() if term.weight > 0}
@@ -176,101 +207,38 @@ class Objective(nn.Module):
         self, student: PreTrainedModel, teacher: HiddenSource | None, batch: Batch, terms: Mapping[str, Term]
     ) -> ObjectiveOutput:
         """As `forward`, for the given terms instead of the objective's own (metrics are terms too)."""
-        attended = None if batch.attention_mask is None else batch.attention_mask.bool()
-        hidden = encode(student, batch.input_ids, batch.attention_mask)
+        batch = with_layout(batch)
+        assert batch.layout is not None
+        hidden = encode(student, batch)
         target = None
         if any(term.needs_teacher for term in terms.values()):
             assert teacher is not None, "a term compares with a teacher and there is none"
-            target = teacher.hidden(batch.input_ids, batch.attention_mask)
+            target = teacher.hidden(batch)
         sums: dict[str, LossSum] = {}
         loss = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-        on_logits = {name: term for name, term in terms.items() if term.on == "logits"}
-        if on_logits:
-            everywhere = any(term.positions == "all" for term in on_logits.values())
-            rows = attended if everywhere else batch.labels != IGNORE_INDEX
-            inputs = (_rows(hidden, rows), None if target is None else _rows(target, rows), _rows(batch.labels, rows))
-            share, sums = self._on_logits(student, teacher, inputs, on_logits, batch.totals)
+        logit_terms = {name: term for name, term in terms.items() if term.on == "logits"}
+        if logit_terms:
+            everywhere = any(term.positions == "all" for term in logit_terms.values())
+            rows = batch.layout.order if everywhere else batch.layout.order[: batch.layout.predictions]
+            labels = batch.labels.flatten().index_select(0, batch.layout.attended).index_select(0, rows)
+            inputs = LogitRows(
+                hidden.index_select(0, rows),
+                None if target is None else target.index_select(0, rows),
+                labels,
+                batch.layout.predictions,
+            )
+            weights = self._head_parameters(student) if torch.is_grad_enabled() else []
+            model = None if teacher is None else teacher.model
+            share, sums = on_logits(student, model, inputs, logit_terms, batch.totals, self.chunk_rows, weights)
             loss = loss + share
         for name, term in terms.items():
             if term.on == "hidden":
                 assert target is not None
-                own = _rows(hidden, attended)
-                sums[name] = term(self.projection(own) if self.projection else own, _rows(target, attended))
+                sums[name] = term(self.projection(hidden) if self.projection else hidden, target)
                 loss = loss + sums[name].total * (term.weight / term.divisor(batch.totals))
         return ObjectiveOutput(loss, {name: LossSum(*(x.detach() for x in sums[name])) for name in terms})
-
-    def _on_logits(
-        self,
-        student: PreTrainedModel,
-        teacher: HiddenSource | None,
-        inputs: tuple[Tensor, Tensor | None, Tensor],
-        terms: Mapping[str, Term],
-        totals: StepTotals,
-    ) -> tuple[Tensor, dict[str, LossSum]]:
-        """Weighted share [] and raw sums of the terms that compare logits, `chunk_rows` positions at a time."""
-        scales = [term.weight / term.divisor(totals) for term in terms.values()]
-
-        def compute(student_rows: Tensor, teacher_rows: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            logits = apply_head(student, student_rows)
-            target = None
-            if teacher is not None and teacher_rows is not None:
-                with torch.no_grad():
-                    target = apply_head(teacher.model, teacher_rows)
-            sums = [term(logits, target, labels) for term in terms.values()]
-            share = sum((s.total * scale for s, scale in zip(sums, scales, strict=True)), start=logits.new_zeros(()))
-            return share, torch.stack([s.total.detach() for s in sums]), torch.stack([s.count for s in sums])
-
-        weights = self._head_parameters(student) if torch.is_grad_enabled() else []
-        share, sums, counts = _InChunks.apply(compute, self.chunk_rows, inputs[1], inputs[2], inputs[0], *weights)
-        return share, {name: LossSum(sums[i], counts[i]) for i, name in enumerate(terms)}
 
     def _head_parameters(self, student: PreTrainedModel) -> list[Tensor]:
         if self._head is None or self._head[0] is not student:
             self._head = (student, head_parameters(student))
         return self._head[1]
-
-
-def _rows(x: Tensor, chosen: Tensor | None) -> Tensor:
-    """[N, ...] the chosen positions of [B, T, ...]; with None all of them, as a view."""
-    return x.flatten(0, 1) if chosen is None else x[chosen]
-
-
-class _InChunks(torch.autograd.Function):
-    """Runs `compute` over chunks of rows and takes each chunk's gradient at once, so that its logits can be freed.
-
-    Peak memory is one chunk's [chunk_rows, V] instead of [N, V]; nothing is recomputed in the backward pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        compute: Callable[[Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor, Tensor]],
-        chunk_rows: int,
-        teacher_rows: Tensor | None,
-        labels: Tensor,
-        student_rows: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        differentiate = any(ctx.needs_input_grad)
-        row_grads = torch.zeros_like(student_rows) if differentiate else None
-        weight_grads = [torch.zeros_like(w) for w in weights]
-        parts = []
-        # an empty selection still runs once: every weight then has a zero gradient, as DDP expects
-        for start in range(0, max(1, len(student_rows)), chunk_rows):
-            chunk = slice(start, start + chunk_rows)
-            rows = student_rows[chunk].detach().requires_grad_(differentiate)
-            with torch.set_grad_enabled(differentiate):
-                part = compute(rows, None if teacher_rows is None else teacher_rows[chunk], labels[chunk])
-            if row_grads is not None:
-                row_grads[chunk], *grads = torch.autograd.grad(part[0], [rows, *weights])
-                for total, grad in zip(weight_grads, grads, strict=True):
-                    total += grad
-            parts.append([p.detach() for p in part])
-        share, sums, counts = (torch.stack(p).sum(0) for p in zip(*parts, strict=True))
-        ctx.save_for_backward(*([row_grads] if row_grads is not None else []), *weight_grads)
-        ctx.mark_non_differentiable(sums, counts)
-        return share, sums, counts
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, None, None, *(grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors))

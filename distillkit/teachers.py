@@ -24,10 +24,11 @@ from transformers import (
 from transformers.utils import logging
 
 from distillkit.demo_teacher import demo_model, demo_tokenizer
+from distillkit.encoding import encode, longest_row
 from distillkit.errors import ConfigError, TeacherError
-from distillkit.heads import encode, longest_row
 from distillkit.hub import hub_folder
 from distillkit.sharing import restore_sharing
+from distillkit.types import Batch
 
 DEMO = "demo"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -71,20 +72,19 @@ class Teacher:
         self.model.to(device)
         return self
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Last hidden states, without a gradient.
+    def hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states of the attended tokens, without a gradient.
 
         no_grad instead of inference_mode: the tensors meet autograd later.
 
         Args:
-            input_ids: [B, T] int64.
-            attention_mask: [B, T] int64, or None when every position is attended.
+            batch: one micro-batch.
 
         Returns:
-            [B, T, H] in the teacher's dtype.
+            [N, H] in the order of the batch's layout, in the teacher's dtype.
         """
         with torch.no_grad():
-            return encode(self.model, input_ids, attention_mask)
+            return encode(self.model, batch)
 
 
 def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -34,6 +35,28 @@ class StepTotals(NamedTuple):
     predicted: int
 
 
+class Layout(NamedTuple):
+    """Where the attended tokens of a micro-batch lie, known before it reaches the device (`layout.lay_out`).
+
+    Everything between encoder and loss works on the N attended tokens alone, row after row, the shortest row first.
+
+    Attributes:
+        rows: [B] int64, the row of the batch that each length belongs to.
+        lengths: B numbers of attended tokens, ascending.
+        starts: [B + 1] int32, where each of these rows begins among the N tokens, and N.
+        attended: [N] int64, places in the flat [B * T].
+        order: [N] int64, places among the N tokens: the predicted ones first.
+        predictions: how many of them are predicted.
+    """
+
+    rows: Tensor
+    lengths: Sequence[int]
+    starts: Tensor
+    attended: Tensor
+    order: Tensor
+    predictions: int
+
+
 class Batch(NamedTuple):
     """One micro-batch, masked and padded.
 
@@ -44,6 +67,9 @@ class Batch(NamedTuple):
         step: global optimizer step this belongs to, from 0; -1 outside training.
         micro: index of the micro-batch within its rank's share of the step, from 0.
         totals: of the optimizer step; of this batch itself outside training.
+        layout: of the attended tokens; None: found from mask and labels when it is needed.
+        sequences: B indices of these rows in their split; None: not known.
+        epoch: of the masks; with `sequences` it names the masked rows.
     """
 
     input_ids: Tensor
@@ -52,3 +78,6 @@ class Batch(NamedTuple):
     step: int
     micro: int
     totals: StepTotals
+    layout: Layout | None = None
+    sequences: Sequence[int] | None = None
+    epoch: int = 0

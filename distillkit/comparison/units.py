@@ -22,9 +22,9 @@ from distillkit.comparison.finetuning import FineTuning, lengths_of, load_with_h
 from distillkit.comparison.models import Contender
 from distillkit.comparison.tasks.base import TRAIN, Task
 from distillkit.data.splitting import quiet
+from distillkit.encoding import longest_row
 from distillkit.errors import RunStateError
 from distillkit.hashing import weights_hash
-from distillkit.heads import longest_row
 from distillkit.machine import memory_used
 from distillkit.storage import write_text
 from distillkit.teachers import load_tokenizer

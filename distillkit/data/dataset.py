@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from distillkit.data.masking import TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch, padded_length
+from distillkit.layout import lay_out
 from distillkit.types import IGNORE_INDEX, Batch
 
 
@@ -51,13 +52,18 @@ class MaskedRows(Dataset[Batch]):
             masked, label = self._masker.mask(row, seed=self._seed, epoch=spec.epoch, index=index)
             input_ids[line, : len(row)], labels[line, : len(row)] = masked, label
         attended = np.arange(width) < lengths[:, None]
+        mask = None if attended.all() else torch.from_numpy(attended.astype(np.int64))
+        target = torch.from_numpy(labels)
         return Batch(
             torch.from_numpy(input_ids),
-            None if attended.all() else torch.from_numpy(attended.astype(np.int64)),
-            torch.from_numpy(labels),
+            mask,
+            target,
             spec.step,
             spec.micro,
             spec.totals,
+            lay_out(mask, target),
+            tuple(spec.rows.tolist()),
+            spec.epoch,
         )
 
 

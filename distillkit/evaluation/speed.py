@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from distillkit.heads import encode, longest_row
+from distillkit.encoding import longest_row
 
 LENGTH = 128
 ROUNDS, WARM_UP, BLOCKS = 60, 10, 10
@@ -109,7 +109,7 @@ def encoder_call(model: PreTrainedModel, batch: int, length: int) -> tuple[Calla
     tokens = min(length, longest_row(model) or length)
     ids = torch.randint(model.config.vocab_size, (batch, tokens), generator=torch.Generator().manual_seed(0))
     model.eval()
-    return lambda: encode(model, ids, None), tokens
+    return lambda: model.base_model(input_ids=ids)[0], tokens
 
 
 def _seconds(call: Callable[[], Any]) -> float:

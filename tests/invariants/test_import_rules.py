@@ -23,8 +23,8 @@ LAYERS = (
     {"building", "report", "status"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"attention", "demo_teacher", "heads", "meters", "redaction", "rundir", "sharing"},
-    {"hub", "licenses", "locking", "losses", "machine", "progress", "storage"},
+    {"chunks", "demo_teacher", "encoding", "meters", "redaction", "rundir", "sharing"},
+    {"attention", "heads", "hub", "layout", "licenses", "locking", "losses", "machine", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

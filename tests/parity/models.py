@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from distillkit.layout import with_layout
 from distillkit.types import IGNORE_INDEX, Batch, StepTotals
 
 VOCABULARY = 101
@@ -61,8 +62,11 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
+    def hidden(self, batch: Batch) -> Tensor:
+        layout = with_layout(batch).layout
+        assert layout is not None
+        padded = self.model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+        return padded.flatten(0, 1)[layout.attended]
 
 
 def make_batch(lengths: tuple[int, ...] = (12, 7, 9, 3), *, packed: bool = False, seed: int = 3) -> Batch:

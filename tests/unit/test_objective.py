@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distillkit.chunks import GradientSum
 from distillkit.errors import ConfigError
 from distillkit.objective import HiddenCosineTerm, MaskedLMTerm, Objective, SoftTargetTerm, Term
-from distillkit.types import IGNORE_INDEX, Batch, LossSum, StepTotals
+from distillkit.types import IGNORE_INDEX, Batch, StepTotals
 from tests.parity.models import FrozenTeacher, make_batch, nearby, tiny_model
 
 LENGTHS = (12, 5, 9, 3, 7, 12, 4, 8)
@@ -83,7 +84,7 @@ def test_objective_stays_finite_when_weightless_terms_would_be_nan() -> None:
 
 def test_objective_asks_no_teacher_for_states_when_no_term_compares() -> None:
     class Untouchable(FrozenTeacher):
-        def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        def hidden(self, batch: Batch) -> Tensor:
             raise AssertionError("the teacher was run")
 
     student = tiny_model(seed=1)
@@ -95,9 +96,9 @@ def test_objective_computes_logits_of_predicted_rows_only_when_no_term_wants_all
     seen: list[int] = []
 
     class Counting(MaskedLMTerm):
-        def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> LossSum:
+        def with_gradient(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> GradientSum:
             seen.append(len(student_logits))
-            return super().__call__(student_logits, teacher_logits, labels)
+            return super().with_gradient(student_logits, teacher_logits, labels)
 
     batch = make_batch()
     Objective({"mlm": Counting()})(tiny_model(), None, batch)
@@ -126,14 +127,38 @@ def test_objective_has_no_projection_when_none_is_needed(teacher_width: int | No
     assert not list(objective.parameters())
 
 
+def test_soft_target_term_compares_the_common_tokens_when_vocabularies_are_padded_differently() -> None:
+    student, teacher, labels = torch.randn(6, 11), torch.randn(6, 8), torch.zeros(6, dtype=torch.int64)
+    term = SoftTargetTerm()
+    assert term(student, teacher, labels) == term(student[:, :8], teacher, labels)
+    assert term.with_gradient(student, teacher, labels).gradient.shape == (6, 8)
+
+
 @pytest.mark.parametrize("positions", ["all", "predicted"])
-def test_soft_target_term_compares_the_common_tokens_when_vocabularies_are_padded_differently(positions: str) -> None:
-    student, teacher = torch.randn(6, 11), torch.randn(6, 8)
-    labels = torch.tensor([1, IGNORE_INDEX, 2, IGNORE_INDEX, IGNORE_INDEX, 7])
-    term = SoftTargetTerm(positions=positions)
-    found, expected = term(student, teacher, labels), term(student[:, :8], teacher, labels)
-    assert found == expected
-    assert found.count == (6 if positions == "all" else 3)
+def test_objective_sums_each_term_over_its_own_positions_when_they_differ(positions: str) -> None:
+    batch = make_batch(LENGTHS)
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            sums = Objective(triple(positions), chunk_rows=7)(
+                tiny_model(seed=1), FrozenTeacher(tiny_model()), batch
+            ).sums
+        counts = {name: int(s.count) for name, s in sums.items()}
+        attended, predicted = batch.totals
+        assert counts == {"ce": attended if positions == "all" else predicted, "mlm": predicted, "cos": attended}
+
+
+@pytest.mark.parametrize("term", [SoftTargetTerm(), MaskedLMTerm()], ids=["kl", "mlm"])
+def test_terms_give_the_gradient_of_autograd_when_they_know_their_own(term: Term) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 11, dtype=torch.float64), torch.randn(6, 11, dtype=torch.float64)
+    labels = torch.randint(11, (6,))
+    own, found = (
+        term.with_gradient(student.clone(), teacher, labels),
+        Term.with_gradient(term, student, teacher, labels),
+    )
+    assert own.sums.count == found.sums.count == 6
+    torch.testing.assert_close(own.sums.total, found.sums.total, rtol=1e-12, atol=0)
+    torch.testing.assert_close(own.gradient, found.gradient, rtol=0, atol=1e-12)
 
 
 def test_objective_works_when_the_students_vocabulary_is_wider() -> None:
@@ -161,7 +186,10 @@ def test_objective_evaluates_to_the_same_sums_when_gradients_are_off() -> None:
     trained = objective(student, teacher, batch)
     with torch.no_grad():
         plain = objective.evaluate(student, teacher, batch, objective.terms)
-    assert plain.sums == trained.sums
+    assert plain.sums.keys() == trained.sums.keys()
+    for name, found in plain.sums.items():
+        assert found.count == trained.sums[name].count
+        torch.testing.assert_close(found.total, trained.sums[name].total, rtol=1e-6, atol=0)
     assert not any(x.requires_grad for s in trained.sums.values() for x in s)
 
 

@@ -26,6 +26,7 @@ from transformers import (
 
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.teachers import Teacher, check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
+from tests.parity.models import make_batch
 
 SIZES: dict[str, Any] = dict(
     vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
@@ -243,11 +244,12 @@ def test_teacher_is_frozen_and_unseen_by_modules_when_held_by_one(saved: Path) -
 
 def test_teacher_hidden_states_serve_autograd_when_a_student_uses_them(saved: Path) -> None:
     teacher = Teacher.from_pretrained(str(saved))
-    ids = torch.randint(5, 95, (2, 7), generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    hidden = teacher.hidden(ids, mask)
-    expected = load_model(str(saved)).base_model(ids, attention_mask=mask).last_hidden_state
-    assert hidden.shape == (2, 7, 32) and torch.equal(hidden, expected) and not hidden.requires_grad
+    batch = make_batch((4, 7))
+    hidden = teacher.hidden(batch)
+    expected = load_model(str(saved)).base_model(batch.input_ids, attention_mask=batch.attention_mask)[0]
+    assert batch.attention_mask is not None
+    torch.testing.assert_close(hidden, expected[batch.attention_mask.bool()])  # the shorter row comes first in both
+    assert hidden.shape == (11, 32) and not hidden.requires_grad
     weight = torch.ones(32, requires_grad=True)
     (hidden * weight).sum().backward()  # raises for a tensor of inference_mode
     assert weight.grad is not None

@@ -29,7 +29,10 @@ def make_module(tokenizer, corpus_file: Path, tmp_path_factory: pytest.TempPathF
 
 def equal(one: Batch, two: Batch) -> bool:
     same = [a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(one[:3], two[:3], strict=True)]
-    return all(same) and one[3:] == two[3:]
+    assert one.layout is not None and two.layout is not None
+    pairs = zip(one.layout, two.layout, strict=True)
+    places = [torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs]
+    return all(same) and all(places) and one[3:6] == two[3:6] and one[7:] == two[7:]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

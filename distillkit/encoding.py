@@ -1,0 +1,121 @@
+"""Last hidden states of the attended tokens of a micro-batch, from any stock transformers encoder."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distillkit.attention import unpadded, use_quick_attention
+from distillkit.layout import lay_out, with_layout
+from distillkit.types import IGNORE_INDEX, Batch, Layout
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Of the largest entry: what padded and unpadded rows may differ by; 5% in half precision."""
+
+_takes_rows: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def encode(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Last hidden states of the attended tokens.
+
+    Padding is not computed where the model's attention can be told where the rows begin (`takes_rows`), else it is
+    left out afterwards.
+
+    Args:
+        model: a masked-LM model with a `base_model`.
+        batch: one micro-batch.
+
+    Returns:
+        [N, H] in the order of the batch's layout, in the model's dtype.
+    """
+    if batch.attention_mask is None:
+        return model.base_model(input_ids=batch.input_ids)[0].flatten(0, 1)
+    layout = with_layout(batch).layout
+    assert layout is not None
+    if takes_rows(model):
+        return _encode_rows(model, batch.input_ids, layout)
+    hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+    return hidden.flatten(0, 1).index_select(0, layout.attended)
+
+
+def _encode_rows(model: PreTrainedModel, input_ids: Tensor, layout: Layout) -> Tensor:
+    places = layout.attended % input_ids.shape[1] + first_position(model)
+    with unpadded():
+        output = model.base_model(
+            input_ids=input_ids.flatten().index_select(0, layout.attended).unsqueeze(0),
+            position_ids=places.unsqueeze(0),
+            row_lengths=layout.lengths,
+            row_starts=layout.starts,
+        )
+    return output[0].squeeze(0)
+
+
+def takes_rows(model: PreTrainedModel) -> bool:
+    """Whether the encoder gives the same states for rows one after the other as for padded rows.
+
+    Tried once per model on two small rows: some classes ignore where rows begin (MPNet, DeBERTa).
+
+    Args:
+        model: a masked-LM model; its SDPA attention is replaced by ours where it has one.
+    """
+    if model not in _takes_rows:
+        use_quick_attention(model)
+        _takes_rows[model] = _compiled(model) is None and _same_states(model)
+    return _takes_rows[model]
+
+
+def _compiled(model: PreTrainedModel) -> Any:
+    """A compiled encoder wants shapes that repeat, which rows of changing lengths are not."""
+    return getattr(model.base_model, "_compiled_call_impl", None)
+
+
+@torch.no_grad()
+def _same_states(model: PreTrainedModel) -> bool:
+    """Compares both ways on two rows, the longer beyond a sliding window, if there is one."""
+    encoder = model.base_model
+    if "position_ids" not in inspect.signature(encoder.forward).parameters:
+        return False
+    device, window = next(encoder.parameters()).device, getattr(model.config, "sliding_window", None) or 3
+    longest = min(2 * window + 2, longest_row(model) or 8)
+    ids = torch.full((2, longest), 7, device=device)
+    ids += torch.arange(longest, device=device) % 3
+    mask = (torch.arange(longest, device=device) < torch.tensor([[longest // 2], [longest]], device=device)).long()
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    training = encoder.training
+    encoder.eval()
+    try:
+        layout = lay_out(mask, labels)
+        with torch.autocast(device.type, enabled=False):
+            padded = encoder(input_ids=ids, attention_mask=mask)[0].flatten(0, 1)[layout.attended]
+            with unpadded() as calls:
+                rows = _encode_rows(model, ids, layout)
+    except (TypeError, RuntimeError, ValueError):  # it does not take these keywords, or not one row for two
+        return False
+    finally:
+        encoder.train(training)
+    tolerance = _TOLERANCE.get(rows.dtype, 0.05) * float(padded.abs().max())
+    return len(calls) == model.config.num_hidden_layers and bool((rows - padded).abs().max() <= tolerance)
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Position of a row's first token: RoBERTa-like models begin after padding_idx."""
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest row a model takes; RoBERTa-like models spend some of their positions.
+
+    Args:
+        model: with a `base_model`.
+
+    Returns:
+        None where its config names no limit.
+    """
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    return None if positions is None else positions - first_position(model)
