@@ -11,10 +11,13 @@ from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distillkit.data.datamodule import MaskedLMDataModule
+from distillkit.data.masking import VALID_SEED
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.objective import Objective
 from distillkit.progress import activity
+from distillkit.rowstore import RowStore
 from distillkit.students.transfer import BuiltStudent
+from distillkit.teacher_cache import TRAIN, VALID, CachedTeacher, identity
 from distillkit.teachers import (
     Teacher,
     check_positions,
@@ -24,6 +27,9 @@ from distillkit.teachers import (
     load_tokenizer,
 )
 from distillkit.training.module import DistillationModule
+
+CACHE_KEYS = ("cache", "cache_dtype", "cache_max_gb")
+"""Keys under teacher that are not the teacher's own."""
 
 
 @dataclass
@@ -110,8 +116,38 @@ def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
 
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:
-    """The frozen teacher; None with teacher=none."""
-    return make(cfg["teacher"]) if cfg["teacher"]["_target_"] else None
+    """The frozen teacher, without its cache; None with teacher=none."""
+    options = {name: value for name, value in cfg["teacher"].items() if name not in CACHE_KEYS}
+    return make(options) if options["_target_"] else None
+
+
+def build_cache(cfg: dict[str, Any], parts: Parts, device: torch.device) -> CachedTeacher | None:
+    """The teacher with its states kept in teacher.cache; None where there is none. Nothing is written yet.
+
+    Args:
+        cfg: settled and validated.
+        parts: built from it; `parts.teacher` stays as it is.
+        device: the run computes on; part of the key.
+    """
+    options, teacher = cfg["teacher"], parts.teacher
+    if teacher is None or not options.get("cache"):
+        return None
+    share = (ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])
+    common = identity(teacher, device, options["cache_dtype"]) | {
+        "data": parts.data.prepare().key,
+        "masking": cfg["masking"],
+        "autocast": str(cfg["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
+        "batches": [cfg["data"]["batch_size"], cfg["data"]["batch_tokens"], *share],
+    }
+    homes, seeds = parts.data.homes(*share), {TRAIN: cfg["seed"], VALID: VALID_SEED}
+    stores = {name: RowStore(options["cache"], common | {"split": name, "seed": seeds[name]}) for name in homes}
+    return CachedTeacher(teacher, homes, stores, dtype=options["cache_dtype"], max_gb=options["cache_max_gb"])
+
+
+def mask_epochs(cfg: dict[str, Any], parts: Parts) -> int:
+    """How many epochs of different masks the whole run sees."""
+    steps, epoch = total_steps(cfg, parts)
+    return min(-(-steps // epoch), cfg["data"]["mask_epochs"] or steps)
 
 
 def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedTokenizerFast:
@@ -155,7 +191,16 @@ def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teac
 def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> MaskedLMDataModule:
     """The data module over the configured corpus; nothing is read yet."""
     options = cfg["data"]
-    names = ("max_length", "batch_size", "batch_tokens", "packing", "num_workers", "num_proc", "cache_dir")
+    names = (
+        "max_length",
+        "batch_size",
+        "batch_tokens",
+        "packing",
+        "mask_epochs",
+        "num_workers",
+        "num_proc",
+        "cache_dir",
+    )
     return MaskedLMDataModule(
         make(options["corpus"]),
         tokenizer,
@@ -165,16 +210,21 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
     )
 
 
-def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
+def build_module(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None = None) -> DistillationModule:
     """The Lightning module over built parts, in the precision it trains in.
 
     Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
+
+    Args:
+        cfg: settled and validated.
+        parts: built from it.
+        cache: takes the place of `parts.teacher`.
     """
     dtypes = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
     module = DistillationModule(
         parts.student.model,
         parts.objective,
-        teacher=parts.teacher,
+        teacher=cache or parts.teacher,
         optimizer=make(cfg["optimizer"]),
         scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],

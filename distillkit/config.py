@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distillkit.errors import ConfigError
 
-_PATHS = ("teacher.path", "tokenizer.path", "student.init_from", "student.path", "data.path", "data.valid_path",
-          "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
+_PATHS = ("teacher.path", "teacher.cache", "tokenizer.path", "student.init_from", "student.path", "data.path",
+          "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
 _LISTS = ("models", "tasks", "seeds")  # of compare.yaml; a single value is a list of one
 SUITES = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")}
 """Names in tasks=[...] that stand for several tasks."""
@@ -276,8 +276,10 @@ def options(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def completed(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a run made by an older version, with the defaults of keys under run that it lacks."""
-    return cfg | {"run": options("train", [])["run"] | cfg["run"]}
+    """The configuration of a run made by an older version, with the defaults of the keys it lacks where it may."""
+    defaults = {group: options(f"{group}/{file}", []) for group, file in (("teacher", "pretrained"), ("data", "base"))}
+    defaults["run"] = options("train", [])["run"]
+    return cfg | {group: values | cfg[group] for group, values in defaults.items()}
 
 
 def relocated(node: Any, old: str, new: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from distillkit.digest import tensors_hash
 from distillkit.errors import RunStateError
 from distillkit.rundir import STUDENT
 from distillkit.training.checkpointing import STATE
@@ -27,11 +27,7 @@ def weights_hash(folder: str | Path) -> str:
     Raises:
         RunStateError: there are no weights in it.
     """
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(Path(folder)):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensors_hash(_tensors(Path(folder)))
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -25,7 +25,8 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
 
     Returns:
         Plain values: teacher, student (sizes, layer_map, transfer), data (rows, tokens ...), run (steps per epoch,
-        epochs, tokens per step), expected (`probe.probe`: time and memory) when measured.
+        epochs, tokens per step), teacher_cache (size, free space, share of rows read),
+        expected (`probe.probe`: time and memory) when measured.
 
     Raises:
         ConfigError, TeacherError, DataError: as train would.
@@ -50,7 +51,19 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+    facts["teacher_cache"] = _cache_facts(cfg, parts, steps / epoch)
     return facts | ({"expected": probe(cfg, parts)} if measure else {})
+
+
+def _cache_facts(cfg: dict[str, Any], parts: building.Parts, epochs: float) -> dict[str, Any] | None:
+    """Size, free space, and the share of the rows that this run alone would read; None without a cache."""
+    on_gpu = torch.cuda.is_available() and cfg["trainer"]["accelerator"] != "cpu"
+    cache = building.build_cache(cfg, parts, torch.device("cuda" if on_gpu else "cpu"))
+    if cache is None:
+        return None
+    return cache.size(building.mask_epochs(cfg, parts)) | {
+        "read_share": round(cache.room.read_share(epochs, cfg["data"]["mask_epochs"]), 4)
+    }
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -70,7 +83,19 @@ def as_text(facts: dict[str, Any]) -> str:
     for name in ("data", "run"):
         lines.append(f"{name}:")
         lines += [f"  {key}: {value}" for key, value in _flat(facts[name])]
-    return "\n".join(lines + _expected(facts.get("expected")))
+    return "\n".join(lines + _cache_lines(facts["teacher_cache"]) + _expected(facts.get("expected")))
+
+
+def _cache_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"teacher cache: {found['folder']}",
+        f"  size: {found['kept_mb']:,.0f} of {found['all_mb']:,.0f} MB ({found['bytes_per_token']:,} bytes a token),"
+        f" {found['missing_mb']:,.0f} MB to be written, {found['free_mb']:,.0f} MB free",
+        f"  rows read by this run alone: {found['read_share']:.0%}; by one after it with the same key:"
+        f" {found['kept_mb'] / max(found['all_mb'], 1e-9):.0%}",
+    ]
 
 
 def _expected(found: dict[str, Any] | None) -> list[str]:
@@ -140,7 +165,7 @@ def _evaluation_config(folder: str, composed: dict[str, Any] | None, overrides: 
         return composed
     import yaml
 
-    own = yaml.safe_load((Path(folder) / CONFIG).read_text())
+    own = config.completed(yaml.safe_load((Path(folder) / CONFIG).read_text()))
     chosen = {override.partition("=")[0] for override in overrides} & set(config.EVALUATION_GROUPS)
     own |= {group: composed[group] for group in chosen if composed is not None}
     rest = [override for override in overrides if override.partition("=")[0].partition(".")[0] not in chosen]

@@ -11,12 +11,13 @@ import pytorch_lightning as pl
 import torch
 
 from distillkit import __version__, config, tracking, validation
-from distillkit.building import Parts, build, build_module, make, ranks, total_steps
+from distillkit.building import Parts, build, build_cache, build_module, make, mask_epochs, ranks, total_steps
 from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
+from distillkit.teacher_cache import CachedTeacher
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
 from distillkit.training.faults import as_fault
@@ -24,7 +25,7 @@ from distillkit.training.loggers import MetricsFile
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report",
+    "data.num_proc", "data.cache_dir", "teacher.cache", "logger.wandb.offline", "run.license", "run.report",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask and no step already taken."""
 
@@ -88,7 +89,12 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
 
 
 def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = {k: v for k, v in config.differences(old, new).items() if k not in RESUMABLE_CHANGES}
+    changed = {
+        key: values
+        for key, values in config.differences(old, new).items()
+        # a cache rounds what the teacher says, so that it may move but neither come nor go
+        if key not in RESUMABLE_CHANGES or (key == "teacher.cache" and None in values)
+    }
     if changed:
         text = ", ".join(f"{key}: {before} -> {after}" for key, (before, after) in changed.items())
         raise RunStateError(
@@ -97,8 +103,9 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
+def _facts(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None = None) -> dict[str, Any]:
     return {
+        "teacher_cache": cache and cache.keys,
         "version": __version__,
         "threads": torch.get_num_threads(),
         "corpus": parts.data.prepare().key,
@@ -119,8 +126,11 @@ def _fit(
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
-    module = build_module(cfg, parts)
-    folder.write_config(cfg, overrides, _facts(cfg, parts))
+    cache = build_cache(cfg, parts, trainer.strategy.root_device)
+    if cache is not None:
+        _open(cache, mask_epochs(cfg, parts))
+    module = build_module(cfg, parts, cache)
+    folder.write_config(cfg, overrides, _facts(cfg, parts, cache))
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
     name = "resume" if checkpoint else "start"
@@ -132,7 +142,26 @@ def _fit(
             trainer.fit(module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
         except (RuntimeError, OSError, EOFError) as error:
             raise as_fault(error, cfg["data"]["num_workers"]) from error
+        if cache is not None:
+            _close(cache, folder)
         return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
+
+
+def _open(cache: CachedTeacher, epochs: int) -> None:
+    """Makes the cache's folders, after saying so when not all of the states will be kept."""
+    cache.make(epochs)
+    size = cache.size(epochs)
+    if size["kept_mb"] < size["all_mb"]:
+        _say(f"teacher cache: the first {size['kept_mb']:,.0f} of {size['all_mb']:,.0f} MB are kept, the rest is"
+             " computed each time; teacher.cache_max_gb is the bound")  # fmt: skip
+
+
+def _close(cache: CachedTeacher, folder: RunFolder) -> None:
+    """Records what came from the cache, and warns of damage."""
+    found = cache.facts()
+    folder.event("teacher_cache", **found)
+    if found["rows_damaged"]:
+        _say(f"warning: {found['rows_damaged']} damaged rows of the teacher cache were found and computed anew")
 
 
 def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:

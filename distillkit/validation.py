@@ -13,6 +13,7 @@ from distillkit.errors import ConfigError
 from distillkit.licenses import check_license
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
+CACHE_DTYPES = ("bfloat16", "int8", "float32")
 _TARGETS = (
     r"pytorch_lightning\.(Trainer|(callbacks|loggers|strategies|profilers)\.\w+)",
     r"torch\.optim\.(lr_scheduler\.)?\w+",
@@ -43,8 +44,9 @@ def validate(cfg: dict[str, Any]) -> None:
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
         _number(cfg, key, low=0)
     for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
-                "trainer.log_every_n_steps", "data.batch_size", "data.batch_tokens"):  # fmt: skip
+                "trainer.log_every_n_steps", "data.batch_size", "data.batch_tokens", "data.mask_epochs"):  # fmt: skip
         _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
+    _validate_cache(cfg)
     _number(cfg, "data.max_length", low=8, integer=True)
     _number(cfg, "data.num_workers", low=0, integer=True)
     _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
@@ -126,6 +128,19 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
     for key, example in (("path", "'*.txt'"), ("name", "wikitext")):
         if key in cfg["data"] and not cfg["data"][key]:
             raise ConfigError("no corpus is given", key=f"data.{key}", value=None, fix=f"set data.{key}={example}")
+
+
+def _validate_cache(cfg: dict[str, Any]) -> None:
+    teacher = cfg["teacher"]
+    if not teacher["cache"]:
+        return
+    if teacher["_target_"] is None:
+        raise ConfigError("there is no teacher whose states could be kept", key="teacher.cache", value=teacher["cache"],
+                          fix="drop it, or choose a teacher")  # fmt: skip
+    if teacher["cache_dtype"] not in CACHE_DTYPES:
+        raise ConfigError("no such dtype", key="teacher.cache_dtype", value=teacher["cache_dtype"],
+                          allowed=", ".join(CACHE_DTYPES))  # fmt: skip
+    _number(cfg, "teacher.cache_max_gb", low=0, open_ends="low", fix="set teacher.cache_max_gb=50")
 
 
 def _validate_trainer(trainer: dict[str, Any]) -> None:

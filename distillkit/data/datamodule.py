@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from distillkit.data.cache import PreparedData, column, prepare
 from distillkit.data.corpus import Corpus
 from distillkit.data.dataset import MaskedRows, PlanSampler
+from distillkit.data.homes import Homes
 from distillkit.data.masking import VALID_SEED, TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch, check_batching
 from distillkit.errors import ConfigError
@@ -38,6 +39,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         packing: "full" or "none".
         masker: default TokenMasker(tokenizer).
         seed: of order and masks.
+        mask_epochs: how many mask patterns there are: epoch e repeats those of epoch e modulo this; None: each its own.
         num_workers: processes that build batches; 0 builds them in this one. The batches are the same.
         num_proc: processes that tokenize; None takes one per core, fewer for few documents.
         cache_dir: default $DISTILLKIT_CACHE, else ~/.cache/distillkit.
@@ -62,23 +64,28 @@ class MaskedLMDataModule(pl.LightningDataModule):
         packing: str = "full",
         masker: TokenMasker | None = None,
         seed: int = 0,
+        mask_epochs: int | None = None,
         num_workers: int = 0,
         num_proc: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         check_batching(batch_size=batch_size, batch_tokens=batch_tokens, packing=packing, max_length=max_length)
-        for key, processes, least in (("num_workers", num_workers, 0), ("num_proc", num_proc, 1)):
-            if processes is not None and processes < least:
+        for key, number, least, what in (
+            ("num_workers", num_workers, 0, "processes"),
+            ("num_proc", num_proc, 1, "processes"),
+            ("mask_epochs", mask_epochs, 1, "epochs"),
+        ):
+            if number is not None and number < least:
                 raise ConfigError(
-                    "not a number of processes",
+                    f"not a number of {what}",
                     key=f"data.{key}",
-                    value=processes,
+                    value=number,
                     allowed=f">= {least}",
                     fix=f"set data.{key}={least}",
                 )
         self.corpus, self.tokenizer, self.max_length, self.packing = corpus, tokenizer, max_length, packing
-        self.batch_size, self.batch_tokens, self.seed = batch_size, batch_tokens, seed
+        self.batch_size, self.batch_tokens, self.seed, self.mask_epochs = batch_size, batch_tokens, seed, mask_epochs
         self.num_workers, self.num_proc, self.cache_dir = num_workers, num_proc, cache_dir
         self.masker = masker or TokenMasker(tokenizer)
         self.start_step: int | None = None
@@ -114,6 +121,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
             batch_tokens=self.batch_tokens,
             packing=self.packing,
             max_length=self.max_length,
+            mask_epochs=self.mask_epochs,
             world_size=world_size,
             accumulate=accumulate,
         )
@@ -145,15 +153,34 @@ class MaskedLMDataModule(pl.LightningDataModule):
         if valid is None:
             return None
         lengths, predictions = self._counts(valid)
-        order = np.argsort(lengths, kind="stable")  # blocks of packing=full are of one length and keep their order
-        rows = self.batch_size or (self.batch_tokens or 0) // self.max_length
-        batches = -(-len(order) // (rows * world_size)) * world_size
-        pieces = np.array_split(order, min(len(order), batches))[rank::world_size]
+        order, cuts = self._valid_rows(lengths, world_size)
+        pieces = np.split(order, cuts[1:-1])[rank::world_size]
         specs = [
             MicroBatch(0, -1, micro, piece, StepTotals(int(lengths[piece].sum()), int(predictions[piece].sum())))
             for micro, piece in enumerate(pieces)
         ]
         return self._loader(self._rows(valid, VALID_SEED), specs)
+
+    def homes(self, world_size: int = 1, accumulate: int = 1) -> dict[str, Homes]:
+        """For "train", and "valid" where rows are held out: which micro-batch has a row first with given masks."""
+        prepared = self.prepare()
+        plan = self.plan(world_size, accumulate)
+        homes = {
+            "train": Homes(self._rows(prepared.train, self.seed), column(prepared.train, "length"), plan.epoch_rows)
+        }
+        if prepared.valid is not None:
+            lengths = column(prepared.valid, "length")
+            rows = self._valid_rows(lengths, world_size)
+            homes["valid"] = Homes(self._rows(prepared.valid, VALID_SEED), lengths, lambda epoch: rows)
+        return homes
+
+    def _valid_rows(self, lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out rows of [N] lengths in their order [N] int64, and where their batches are cut, [batches + 1]."""
+        order = np.argsort(lengths, kind="stable")  # blocks of packing=full are of one length and keep their order
+        rows = self.batch_size or (self.batch_tokens or 0) // self.max_length
+        batches = min(len(order), -(-len(order) // (rows * world_size)) * world_size)
+        sizes = len(order) // batches + (np.arange(batches) < len(order) % batches)
+        return order, np.concatenate([[0], np.cumsum(sizes)])
 
     def prepare_data(self) -> None:
         """Lightning's hook on the first process of a node: fills the cache."""

@@ -22,7 +22,7 @@ class MicroBatch(NamedTuple):
     """What one rank computes between two calls of backward.
 
     Attributes:
-        epoch: of the data, from 0; part of the masks' seed.
+        epoch: of the masks, from 0: that of the data, modulo data.mask_epochs.
         step: global optimizer step, from 0; -1 outside training.
         micro: index within the rank's share of the step, from 0.
         rows: [B] int, indices into the split.
@@ -87,6 +87,7 @@ class BatchPlan:
         batch_tokens: most positions of a micro-batch, padding included; or None. Exactly one of the two.
         packing: one of PACKINGS.
         max_length: longest row in tokens.
+        mask_epochs: epoch e has the masks of epoch e modulo this; None: masks of its own. The order is its own always.
         world_size: number of ranks.
         accumulate: micro-batches of one rank in one optimizer step.
 
@@ -111,11 +112,12 @@ class BatchPlan:
         batch_tokens: int | None,
         packing: str,
         max_length: int,
+        mask_epochs: int | None = None,
         world_size: int = 1,
         accumulate: int = 1,
     ) -> None:
         check_batching(batch_size=batch_size, batch_tokens=batch_tokens, packing=packing, max_length=max_length)
-        self.world_size, self.accumulate = world_size, accumulate
+        self.world_size, self.accumulate, self.mask_epochs = world_size, accumulate, mask_epochs
         self._lengths, self._predictions, self._seed = lengths, predictions, seed
         # Rows of one bin pad to the same length. NumPy sorts 16-bit integers by radix: 20M rows take a second.
         self._bins = -(-lengths // PAD_MULTIPLE).astype(np.int16) if packing == "none" else None
@@ -137,7 +139,7 @@ class BatchPlan:
                 value=batch_size or batch_tokens,
                 fix="lower it, trainer.accumulate_grad_batches or data.max_length, or give more text",
             )
-        rows_used = self._epoch(0)[0]
+        rows_used = self.epoch_rows(0)[0]
         self.dropped_rows = len(lengths) - len(rows_used)
         self.tokens_per_step = int(lengths[rows_used].sum(dtype=np.int64)) / self.steps_per_epoch
 
@@ -152,7 +154,7 @@ class BatchPlan:
         batch = start_batch
         while end_batch is None or batch < end_batch:
             epoch, start = divmod(batch, self.batches_per_epoch)
-            order, cuts = self._epoch(epoch)
+            order, cuts = self.epoch_rows(epoch)
             left = self.batches_per_epoch if end_batch is None else end_batch - batch
             stop = min(self.batches_per_epoch, start + left)
             for number in range(start, stop):
@@ -160,7 +162,7 @@ class BatchPlan:
                 first = step * self.accumulate * self.world_size
                 own = first + micro * self.world_size + rank
                 yield MicroBatch(
-                    epoch,
+                    epoch if self.mask_epochs is None else epoch % self.mask_epochs,
                     epoch * self.steps_per_epoch + step,
                     micro,
                     order[cuts[own] : cuts[own + 1]],
@@ -174,8 +176,11 @@ class BatchPlan:
             int(self._lengths[rows].sum(dtype=np.int64)), int(self._predictions[rows].sum(dtype=np.int64))
         )
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of an epoch in the order of use [<= N] int32, and where its batches are cut [batches + 1] int64."""
+    def epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of an epoch in the order of use [<= N] int32, and where its batches are cut [batches + 1] int64.
+
+        Batches of all ranks: those of one optimizer step are neighbours.
+        """
         rng = generator(self._seed, ORDER_STREAM, epoch)
         order = np.arange(len(self._lengths), dtype=np.int32)
         rng.shuffle(order)

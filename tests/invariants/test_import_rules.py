@@ -21,10 +21,14 @@ LAYERS = (
     {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
     {"building", "report", "status"},
+    {"teacher_cache"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"chunks", "demo_teacher", "encoding", "meters", "redaction", "rundir", "sharing"},
-    {"attention", "heads", "hub", "layout", "licenses", "locking", "losses", "machine", "progress", "storage"},
+    {"chunks", "demo_teacher", "encoding", "meters", "redaction", "rowstore", "rundir", "sharing"},
+    {
+        *{"attention", "digest", "heads", "hidden_bytes", "hub", "layout", "licenses", "locking", "losses", "machine"},
+        *{"progress", "storage"},
+    },
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
