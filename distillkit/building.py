@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from distillkit.cached_rows import TRAIN, VALID
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.data.masking import VALID_SEED
 from distillkit.errors import ConfigError, DistillkitError
@@ -17,7 +18,7 @@ from distillkit.objective import Objective
 from distillkit.progress import activity
 from distillkit.rowstore import RowStore
 from distillkit.students.transfer import BuiltStudent
-from distillkit.teacher_cache import TRAIN, VALID, CachedTeacher, identity
+from distillkit.teacher_cache import CachedTeacher, identity
 from distillkit.teachers import (
     Teacher,
     check_positions,

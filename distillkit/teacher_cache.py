@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,105 +21,15 @@ import transformers
 from torch import Tensor
 
 from distillkit import __version__
+from distillkit.cached_rows import TRAIN, VALID, Room, Rows, Split
 from distillkit.data.homes import Homes
 from distillkit.digest import tensors_hash
 from distillkit.errors import StorageError
 from distillkit.evaluation.summary import move
 from distillkit.hidden_bytes import bytes_per_token, from_bytes, to_bytes
-from distillkit.rowstore import HEAD_BYTES, RowStore
+from distillkit.rowstore import RowStore
 from distillkit.teachers import Teacher
 from distillkit.types import Batch
-
-TRAIN, VALID = "train", "valid"
-
-
-class Room(NamedTuple):
-    """How much of the states there is room for: held-out rows first, then epoch after epoch of masks.
-
-    Attributes:
-        most: bytes allowed in all.
-        valid: bytes of the held-out rows.
-        epoch: bytes of the training rows with the masks of one epoch.
-    """
-
-    most: int
-    valid: int
-    epoch: int
-
-    @classmethod
-    def of(cls, homes: Mapping[str, Homes], token_bytes: int, max_gb: float) -> Room:
-        """For all rows of the splits, `token_bytes` a token."""
-        valid, epoch = (
-            HEAD_BYTES * len(homes[name].lengths) + token_bytes * int(homes[name].lengths.sum(dtype=np.int64))
-            if name in homes
-            else 0
-            for name in (VALID, TRAIN)
-        )
-        return cls(int(max_gb * 1e9), valid, epoch)
-
-    def left(self, split: str, epoch: int) -> int:
-        """Bytes of a split with the masks of an epoch that may be stored; a function of nothing that a run changes."""
-        return self.most if split == VALID else self.most - self.valid - epoch * self.epoch
-
-    def needed(self, epochs: int) -> int:
-        """Bytes that so many epochs of masks fill."""
-        return min(self.most, self.valid + epochs * self.epoch)
-
-    def read_share(self, epochs: float, mask_epochs: int | None) -> float:
-        """Share of its training rows that a run of so many epochs reads, when it begins with an empty cache."""
-        again = max(0.0, epochs - mask_epochs) if mask_epochs else 0.0
-        fitting = (
-            [min(1.0, max(0.0, self.left(TRAIN, m) / self.epoch)) for m in range(mask_epochs or 0)] if again else []
-        )
-        return again / epochs * sum(fitting) / max(1, len(fitting))
-
-
-class _Rows(NamedTuple):
-    """The rows of a micro-batch in the order of its layout.
-
-    Attributes:
-        lines: [B] of each in the batch.
-        sequences: [B] its index in the split.
-        homes: [B] the number of its home; -1 where it is not to be stored.
-        starts: [B] bytes before it in the store.
-        bounds: [B + 1] tokens before it in the batch.
-    """
-
-    lines: np.ndarray
-    sequences: np.ndarray
-    homes: np.ndarray
-    starts: np.ndarray
-    bounds: np.ndarray
-
-
-class _Split:
-    """One split's homes and their places in a store."""
-
-    def __init__(self, name: str, store: RowStore, homes: Homes, token_bytes: int, room: Room) -> None:
-        self.name, self.store, self.homes, self.token_bytes, self.room = name, store, homes, token_bytes, room
-
-    def rows(self, batch: Batch) -> _Rows:
-        """Where the rows of a micro-batch are, in memory and on disk."""
-        sequences = np.asarray(batch.sequences)
-        lines = np.argsort(self.homes.lengths[sequences], kind="stable")
-        sequences = sequences[lines]
-        epoch = self.homes.epoch(batch.epoch)
-        places = epoch.places[sequences]
-        homes = epoch.batch_of(places)
-        ends = epoch.cuts[homes + 1]  # a home is stored whole or not at all
-        fits = self._start(epoch.tokens[ends], ends) <= self.room.left(self.name, batch.epoch)
-        bounds = np.concatenate([[0], np.cumsum(self.homes.lengths[sequences], dtype=np.int64)])
-        return _Rows(
-            lines,
-            sequences,
-            np.where((places >= 0) & fits, homes, -1),
-            self._start(epoch.tokens[places], places),
-            bounds,
-        )
-
-    def _start(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Bytes of so many rows of so many tokens in all."""
-        return tokens * self.token_bytes + rows.astype(np.int64) * HEAD_BYTES
 
 
 class CachedTeacher:
@@ -150,7 +60,7 @@ class CachedTeacher:
         self._teacher, self._dtype = teacher, dtype
         self._token_bytes = bytes_per_token(teacher.hidden_size, dtype)
         self.room = Room.of(homes, self._token_bytes, max_gb)
-        self._splits = {name: _Split(name, stores[name], homes[name], self._token_bytes, self.room) for name in homes}
+        self._splits = {name: Split(name, stores[name], homes[name], self._token_bytes, self.room) for name in homes}
 
     def to(self, device: torch.device) -> CachedTeacher:
         """Moves the model to a device."""
@@ -240,7 +150,7 @@ class CachedTeacher:
         return self._restored(stored.to(batch.input_ids.device, non_blocking=True))
 
     def _found(
-        self, split: _Split, batch: Batch, rows: _Rows, missing: list[int]
+        self, split: Split, batch: Batch, rows: Rows, missing: list[int]
     ) -> Iterator[tuple[list[int], dict[int, memoryview]]]:
         """Computes and stores the homes of what is missing: lines, and sequence -> bytes of them and others."""
         own = tuple(split.homes.epoch(batch.epoch).members(int(rows.homes[0]))) == batch.sequences
@@ -260,11 +170,13 @@ class CachedTeacher:
                 self._store(split, batch.epoch, inside, pieces)
             yield lines, dict(zip(inside.sequences.tolist(), pieces, strict=True))
 
-    def _store(self, split: _Split, epoch: int, rows: _Rows, pieces: list[memoryview]) -> None:
+    def _store(self, split: Split, epoch: int, rows: Rows, pieces: list[memoryview]) -> None:
         for start, piece in zip(rows.starts.tolist(), pieces, strict=True):
             if split.store.writable:
                 split.store.write(str(epoch), start, piece)
         if not split.store.writable:
+            for other in self._splits.values():
+                other.store.writable = False
             warnings.warn(
                 f"the teacher cache {split.store.folder} cannot be written, is the disk full? Nothing more is stored;"
                 " rows of later epochs may differ in their last bits from those of a run that could store them",
@@ -278,7 +190,7 @@ class CachedTeacher:
         return from_bytes(stored, self._dtype, self.model.dtype)
 
 
-def _pieces(stored: Tensor, rows: _Rows) -> list[memoryview]:
+def _pieces(stored: Tensor, rows: Rows) -> list[memoryview]:
     """The bytes of each row of [N, bytes per token] on the CPU; views."""
     whole, size = stored.numpy().data.cast("B"), stored.shape[1]
     return [

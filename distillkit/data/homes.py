@@ -16,11 +16,13 @@ from distillkit.types import Batch, StepTotals
 class HomeEpoch(NamedTuple):
     """The homes of the rows with the masks of one epoch: the micro-batches of that epoch, of all ranks.
 
+    The rows that the epoch drops come last, each in a home of its own.
+
     Attributes:
-        rows: [n] int, the rows in the epoch's order; its remainder, which is dropped, has no home.
-        cuts: [batches + 1] int64, where the micro-batches are cut.
-        places: [N] int32, of each row of the split among `rows`; -1 without a home.
-        tokens: [n + 1] int64, how many tokens come before each of `rows`, and in all.
+        rows: [N] int, in the epoch's order.
+        cuts: [homes + 1] int64, where the micro-batches are cut.
+        places: [N] int32, of each row of the split among `rows`.
+        tokens: [N + 1] int64, how many tokens come before each of `rows`, and in all.
     """
 
     rows: np.ndarray
@@ -29,7 +31,7 @@ class HomeEpoch(NamedTuple):
     tokens: np.ndarray
 
     def batch_of(self, places: np.ndarray) -> np.ndarray:
-        """[B] numbers of the micro-batches with the rows at [B] places; -1 where the place is -1."""
+        """[B] numbers of the micro-batches with the rows at [B] places."""
         return np.searchsorted(self.cuts, places, side="right") - 1
 
     def members(self, batch: int) -> np.ndarray:
@@ -57,7 +59,11 @@ class Homes:
 
     def _epoch(self, epoch: int) -> HomeEpoch:
         rows, cuts = self._epoch_rows(epoch)
-        places = np.full(len(self.lengths), -1, dtype=np.int32)
+        dropped = np.ones(len(self.lengths), dtype=bool)
+        dropped[rows] = False
+        rows = np.concatenate([rows, np.flatnonzero(dropped).astype(rows.dtype)])
+        cuts = np.concatenate([cuts, np.arange(cuts[-1] + 1, len(rows) + 1)])
+        places = np.empty(len(rows), dtype=np.int32)
         places[rows] = np.arange(len(rows), dtype=np.int32)
         tokens = np.concatenate([[0], np.cumsum(self.lengths[rows], dtype=np.int64)])
         return HomeEpoch(rows, cuts, places, tokens)

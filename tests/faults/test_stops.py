@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,18 +88,6 @@ def test_run_stops_with_4_when_its_log_may_not_grow(inputs: Inputs, start: Start
     process.wait_until(lambda: (run.path / "metrics.csv").exists())
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, 3000))
     assert_error(process, 4, "metrics.csv")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB; mounting takes root's rights."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_run_stops_with_4_and_resumes_when_the_disk_was_full(

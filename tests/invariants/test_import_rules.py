@@ -22,7 +22,7 @@ LAYERS = (
     {"config", "run", "validation"},
     {"building", "report", "status"},
     {"teacher_cache"},
-    {"card", "evaluation", "tracking", "training"},
+    {"cached_rows", "card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"chunks", "demo_teacher", "encoding", "meters", "redaction", "rowstore", "rundir", "sharing"},
     {

@@ -156,6 +156,7 @@ def good() -> dict[str, Any]:
         ("data.max_length", (7, 128.5)),
         ("data.batch_size", (0, -4)),
         ("data.batch_tokens", (0,)),
+        ("data.mask_epochs", (0, 1.5)),
         ("data.num_workers", (-1, None)),
         ("optimizer.lr", (0, -1e-3, "fast", INF)),
         ("optimizer.weight_decay", (-1,)),
@@ -208,6 +209,9 @@ def test_validate_accepts_epochs_when_steps_are_left_open() -> None:
         (("teacher=none", "teacher.path=demo", "student.init_from=demo"), "teacher.path"),
         (("teacher=none", "student.init_from=demo", "loss.beta=0"), "loss.beta"),
         (("data=text",), "data.path"),
+        (("teacher=none", "student.init_from=demo", "teacher.cache=folder"), "teacher.cache"),
+        (("teacher.cache=folder", "teacher.cache_dtype=float16"), "teacher.cache_dtype"),
+        (("teacher.cache=folder", "teacher.cache_max_gb=0"), "teacher.cache_max_gb"),
     ],
 )
 def test_validate_refuses_values_when_they_do_not_fit_together(overrides: tuple[str, ...], key: str) -> None:

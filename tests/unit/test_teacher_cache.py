@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillkit.cached_rows import Room
 from distillkit.data import MaskedLMDataModule, TextCorpus
 from distillkit.errors import StorageError
 from distillkit.layout import with_layout
 from distillkit.rowstore import RowStore
-from distillkit.teacher_cache import CachedTeacher, Room, identity
+from distillkit.teacher_cache import CachedTeacher, identity
 from distillkit.teachers import Teacher
 from distillkit.types import Batch
 from tests.faults.harness import make_bert, make_text, make_tokenizer

@@ -121,6 +121,15 @@ def test_order_changes_with_seed_and_epoch_when_nothing_else_does(shape) -> None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_masks_repeat_and_order_does_not_when_there_are_few_mask_epochs(shape) -> None:
+    plan, free = make_plan(**shape, mask_epochs=2), make_plan(**shape)
+    for epoch in range(5):
+        ours, theirs = (epoch_of(p, epoch)[0] for p in (plan, free))
+        assert {batch.epoch for batch in ours} == {epoch % 2} and {batch.epoch for batch in theirs} == {epoch}
+        assert [plain(batch)[1:] for batch in ours] == [plain(batch)[1:] for batch in theirs]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_row_is_seen_when_epochs_pass(shape) -> None:
     plan = make_plan(**shape, accumulate=30)
     assert plan.dropped_rows > 60

@@ -94,6 +94,42 @@ def test_masks_follow_from_seed_epoch_and_row_when_epochs_pass(make_module, shap
     assert (spec.epoch, spec.step) == (1, boundary)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masked_rows_are_those_of_the_first_epoch_when_there_is_one_mask_epoch(make_module, shape) -> None:
+    steps = make_module(**shape).plan().steps_per_epoch
+    first, second = [], []
+    for batch in make_module(**shape, mask_epochs=1).train_stream(end_step=2 * steps):
+        rows = (first, second)[batch.step >= steps]
+        rows += zip(batch.sequences, batch.input_ids.tolist(), batch.labels.tolist(), strict=True)
+    unpadded = [{index: [i for i in ids if i] for index, ids, _ in rows} for rows in (first, second)]
+    assert len(unpadded[0].keys() & unpadded[1].keys()) > 20
+    assert all(unpadded[0][index] == unpadded[1][index] for index in unpadded[0].keys() & unpadded[1].keys())
+    with pytest.raises(ConfigError, match=r"data\.mask_epochs=0: not a number of epochs; allowed: >= 1"):
+        make_module(batch_size=4, mask_epochs=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_home_of_a_row_is_its_micro_batch_of_the_first_epoch_when_it_has_one(make_module, shape, world_size) -> None:
+    module = make_module(**shape, seed=5, mask_epochs=1)
+    train, held_out = (module.homes(world_size)[name] for name in ("train", "valid"))
+    steps, seen = module.plan(world_size).steps_per_epoch, set()
+    for homes, streams in (
+        (train, [module.train_stream(rank, world_size, end_step=steps) for rank in range(world_size)]),
+        (held_out, [module.valid_stream(rank, world_size) for rank in range(world_size)]),
+    ):
+        seen = set()
+        for batch in (batch for stream in streams for batch in stream):
+            (number,) = set(homes.epoch(0).batch_of(homes.epoch(0).places[list(batch.sequences)]).tolist())
+            home = homes.batch(0, number)
+            assert torch.equal(home.input_ids, batch.input_ids) and home.sequences == batch.sequences
+            seen |= set(batch.sequences)
+        dropped = sorted(set(range(len(homes.lengths))) - seen)
+        alone = homes.epoch(0).batch_of(homes.epoch(0).places[dropped])
+        assert [homes.epoch(0).members(number).tolist() for number in alone] == [[row] for row in dropped]
+        assert homes.epoch(0).tokens[-1] == homes.lengths.sum() and (homes is train or not dropped)
+
+
 def test_stream_has_no_length_when_it_has_no_end(make_module) -> None:
     loader = make_module(batch_size=4).train_stream()
     with pytest.raises(TypeError):
