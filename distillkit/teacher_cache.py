@@ -153,7 +153,8 @@ class CachedTeacher:
         self, split: Split, batch: Batch, rows: Rows, missing: list[int]
     ) -> Iterator[tuple[list[int], dict[int, memoryview]]]:
         """Computes and stores the homes of what is missing: lines, and sequence -> bytes of them and others."""
-        own = tuple(split.homes.epoch(batch.epoch).members(int(rows.homes[0]))) == batch.sequences
+        assert batch.sequences is not None
+        own = split.homes.epoch(batch.epoch).members(int(rows.homes[0])).tolist() == list(batch.sequences)
         homes = rows.homes if own or split.store.writable else np.full_like(rows.homes, -1)
         for home in sorted({int(homes[line]) for line in missing}):
             lines = [line for line in missing if homes[line] == home]
