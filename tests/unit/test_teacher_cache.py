@@ -86,6 +86,13 @@ def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
+def by_row(batch: Batch, states: Tensor) -> dict[int, Tensor]:
+    """States of each row of a micro-batch by its index, by the batch's own layout."""
+    assert batch.layout is not None and batch.sequences is not None
+    rows = [batch.sequences[line] for line in batch.layout.rows.tolist()]
+    return dict(zip(rows, states.split(list(batch.layout.lengths)), strict=True))
+
+
 @pytest.fixture(params=SHAPES)
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Setup:
     return Setup(tmp_path, request.param)
@@ -100,6 +107,16 @@ def test_states_are_rounded_alike_when_computed_and_read(setup: Setup, monkeypat
     assert computed(again) == 0 and again.rows_read == computed(cached) == cached.rows_computed > 30
     assert first[0].dtype == torch.float32 and again.facts()["read_share"] == 1.0
     assert (again.rows_computed, cached.rows_read, again.facts()["rows_damaged"]) == (0, 0, 0)
+
+
+def test_states_are_those_of_the_first_epoch_when_rows_meet_again_in_other_company(setup: Setup) -> None:
+    cached, plain = setup.teacher(), Fickle()
+    first = [by_row(batch, plain.hidden(batch).bfloat16().float()) for batch in setup.epoch(0)]
+    setup.states(cached, 0)
+    home = {row: states for rows in first for row, states in rows.items()}
+    later = [by_row(batch, cached.hidden(batch)) for batch in setup.epoch(1)]
+    compared = [(states, home[row]) for rows in later for row, states in rows.items() if row in home]
+    assert len(compared) > 20 and all(torch.equal(states, expected) for states, expected in compared)
 
 
 def delete(store: Path) -> None:
