@@ -91,6 +91,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         self.start_step: int | None = None
         self.end_step: int | None = None
         self._prepared: PreparedData | None = None
+        self._plans: dict[tuple[int, int], BatchPlan] = {}
 
     def prepare(self) -> PreparedData:
         """Tokenize and pack the corpus, or load it from the cache; the second call returns the first's result.
@@ -112,6 +113,12 @@ class MaskedLMDataModule(pl.LightningDataModule):
 
     def plan(self, world_size: int = 1, accumulate: int = 1) -> BatchPlan:
         """The batch plan of the training split for a number of ranks and of micro-batches in a step."""
+        share = (world_size, accumulate)
+        if share not in self._plans:  # of 20 million rows it takes seconds, and every part of a run asks for it
+            self._plans[share] = self._plan(*share)
+        return self._plans[share]
+
+    def _plan(self, world_size: int, accumulate: int) -> BatchPlan:
         lengths, predictions = self._counts(self.prepare().train)
         return BatchPlan(
             lengths,
