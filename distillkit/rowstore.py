@@ -102,7 +102,7 @@ class RowStore:
         """Stores a row; one that fails, on a full disk for one, leaves it missing and ends all writing."""
         path, offset = self._place(part, start)
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with _opened(path, os.O_WRONLY | os.O_CREAT) as file:
                 if os.pwrite(file, row, offset + HEAD_BYTES) == len(row):
                     os.pwrite(file, self._head(part, start, row), offset)

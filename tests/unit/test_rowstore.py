@@ -126,6 +126,14 @@ def test_nothing_is_lost_when_a_row_cannot_be_written(
     assert read(store, 0) == ROW and read(store, 1000) is None and store.damaged == 0
 
 
+def test_rows_are_stored_again_when_the_folder_was_deleted_meanwhile(store: RowStore) -> None:
+    write(store, 0)
+    shutil.rmtree(store.folder)
+    assert read(store, 0) is None and store.damaged == 0
+    write(store, 0)
+    assert read(store, 0) == ROW and store.writable
+
+
 def test_key_is_the_hash_of_the_identity_when_made_again(tmp_path: Path) -> None:
     keys = {RowStore(tmp_path, identity).key for identity in ({"a": 1, "b": 2}, {"b": 2, "a": 1})}
     store = RowStore(tmp_path, {"a": 1, "b": 2})
