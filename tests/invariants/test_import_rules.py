@@ -24,7 +24,7 @@ LAYERS = (
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"attention", "demo_teacher", "heads", "meters", "redaction", "rundir", "sharing"},
-    {"hub", "licenses", "locking", "losses", "machine", "progress", "storage"},
+    {"hub", "launching", "licenses", "locking", "losses", "machine", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
