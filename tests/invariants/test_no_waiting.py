@@ -33,10 +33,12 @@ READS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_sel
 INDEXING = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
 KNOWN = {
     "distillkit.objective._rows: index",  # the rows that carry a loss are chosen by a mask ...
-    "pytorch_lightning.core.module.backward: index_put",  # ... and their gradients put back
+    "distillkit.objective.__call__: index",
+    "distillkit.objective.forward: index_put",  # ... and their gradients put back
+    "pytorch_lightning.core.module.backward: index_put",
     "transformers.masking_utils._ignore_bidirectional_mask_sdpa: _local_scalar_dense",  # is any position padding
 }
-"""Who waits once a micro-batch today, where rows are padded or CE is at the predicted positions; nobody is to be added."""
+"""Who waits once a micro-batch where rows are padded, or CE is at the predicted positions; nobody is to be added."""
 
 
 class Watch(TorchDispatchMode):
@@ -108,8 +110,9 @@ def test_step_reads_nothing_off_the_device_when_it_does_not_log(
 ) -> None:
     ce = objective.SoftTargetTerm(5.0, positions=positions)
     terms = {"ce": ce, "mlm": objective.MaskedLMTerm(2.0), "cos": objective.HiddenCosineTerm()}
+    student, teacher = tiny_model("distilbert", seed=1, attention="sdpa"), Teacher(tiny_model(attention="sdpa"))
     module = DistillationModule(
-        tiny_model("distilbert", seed=1, attention="sdpa"), objective.Objective(terms), teacher=Teacher(tiny_model(attention="sdpa")),
+        student, objective.Objective(terms), teacher=teacher,
         optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True),
         scheduler=partial(optim.schedule, name="linear", warmup_steps=0.1),
     )  # fmt: skip
