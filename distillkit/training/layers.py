@@ -9,8 +9,7 @@ the head, `heads.apply_head`) stays as it is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -56,17 +55,7 @@ def recompute_layers(model: PreTrainedModel) -> None:
         ConfigError: the model keeps its layers in no list.
     """
     for layer in _layers(model, "run.gradient_checkpointing"):
-        layer.forward = _recomputed(layer.forward)
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(forward)
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return recomputed
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def _layers(model: PreTrainedModel, key: str) -> list[nn.Module]:
