@@ -16,11 +16,11 @@ from distillkit.errors import FAILED_PARTS, ConfigError
 
 def _prepare(args: argparse.Namespace) -> None:
     """Readies the process for work: the libraries quiet, activities shown, memory kept."""
-    from distillkit import config, machine, progress
+    from distillkit import launching, machine, progress
 
     _quiet()
     machine.keep_freed_memory()
-    if config.is_first_rank():
+    if launching.is_first_rank():
         progress.show(lines=args.verbose)
 
 

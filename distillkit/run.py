@@ -16,6 +16,7 @@ from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
+from distillkit.launching import check_processes, is_first_rank
 from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
@@ -25,8 +26,9 @@ from distillkit.training.loggers import MetricsFile
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
     "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report",
+    "run.gradient_checkpointing",
 )  # fmt: skip
-"""Keys that may change on resume: they alter no batch, no mask and no step already taken."""
+"""Keys that may change on resume: they alter no batch, no mask, no gradient and no step already taken."""
 
 
 def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -42,7 +44,8 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         DistillkitError: with the exit code to end with.
     """
-    with RunFolder(cfg["run"]["dir"], new=True, held=config.is_first_rank()) as folder:
+    check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
+    with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
         parts = build(cfg)
         return _fit(cfg, overrides, [], parts, folder, None)
 
@@ -60,13 +63,14 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     Raises:
         RunStateError: not a run, in use, or the configuration or corpus differ; the differences are named.
     """
-    with RunFolder(run_dir, new=False, held=config.is_first_rank()) as folder:
+    with RunFolder(run_dir, new=False, held=is_first_rank()) as folder:
         facts = folder.facts
         began, here = config.completed(facts["config"]), str(folder.path.resolve())
         began = config.relocated(began, began["run"]["dir"], here)
         stored = config.completed(folder.config)
         cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
         validation.validate(cfg)
+        check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
         _refuse_changes(began, cfg)
         steps = cfg["trainer"]["max_steps"]
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
@@ -138,10 +142,11 @@ def _fit(
 def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:
     """What a trained student leaves: held-out figures beside the teacher's, and its folder with a card of them."""
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
-    figures = evaluate_side_by_side(
-        models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
-        precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
-    )  # fmt: skip
+    with torch.compiler.set_stance("force_eager"):  # the exported model as anyone will run it
+        figures = evaluate_side_by_side(
+            models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
+            precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
+        )  # fmt: skip
     folder.write_evaluation(figures)
     step = trainer.global_step
     card = model_card(cfg, folder.facts, figures, folder.commands, step=step, ranks=trainer.world_size)
@@ -179,5 +184,5 @@ def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | Non
 
 
 def _say(text: str) -> None:
-    if config.is_first_rank():
+    if is_first_rank():
         print(text, file=sys.stderr, flush=True)

@@ -166,6 +166,8 @@ class ProgressReport(pl.Callback):
             self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
         elif trainer.is_global_zero and wants_lines():
             self._beat = self._verbose.enter_context(activity(f"step {trainer.global_step}/{trainer.max_steps}"))
+        if trainer.is_global_zero and getattr(pl_module, "compiled", False):
+            self._doing(trainer, "compiling the layers")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -188,11 +190,8 @@ class ProgressReport(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Says that validation is going on."""
-        if trainer.is_global_zero and self._bar is None:
-            if self._is_time():
-                self._line(f"step {trainer.global_step}/{trainer.max_steps}  validating")
-        elif self._bar is not None:
-            self._bar.update(self._task, figures="validating")
+        if trainer.is_global_zero and (self._bar is not None or self._is_time()):
+            self._doing(trainer, "validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line of held-out figures."""
@@ -223,6 +222,13 @@ class ProgressReport(pl.Callback):
         done = trainer.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         self._line(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
+
+    def _doing(self, trainer: pl.Trainer, what: str) -> None:
+        """Says what takes its time between two steps."""
+        if self._bar is not None:
+            self._bar.update(self._task, figures=what)
+        else:
+            self._line(f"step {trainer.global_step}/{trainer.max_steps}  {what}")
 
     def _line(self, text: str) -> None:
         """A line, or what the next of the even lines says."""

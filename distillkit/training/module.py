@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,7 +18,8 @@ from distillkit.attention import use_quick_attention
 from distillkit.evaluation.intrinsic import intrinsic_terms
 from distillkit.meters import TermMeter
 from distillkit.objective import HiddenSource, Objective
-from distillkit.training.numerics import FiniteWatch, clip_gradients
+from distillkit.training.clipping import ClippedModule
+from distillkit.training.numerics import FiniteWatch
 from distillkit.training.optim import decay_groups
 from distillkit.types import Batch
 
@@ -38,7 +38,7 @@ def validation_interval(interval: int | float, every_n_epoch: int | None, batche
     return max(1, math.ceil(interval / accumulate)) * accumulate
 
 
-class DistillationModule(pl.LightningModule):
+class DistillationModule(ClippedModule):
     """Trains the student (and the objective's projection); works in any Lightning Trainer.
 
     The teacher is no submodule: it reaches neither the optimizer nor the checkpoint nor DDP. Dropout draws are a
@@ -52,6 +52,7 @@ class DistillationModule(pl.LightningModule):
         optimizer: called with the parameter groups.
         scheduler: called with (optimizer, total_steps=...), or None for a constant rate.
         seed: of the dropout draws.
+        compiled: the first steps compile layers (`layers.compile_layers`), which is said while it takes its time.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class DistillationModule(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
+        self.compiled = compiled
         self.student, self.objective, self.teacher = student, objective, teacher
         self.make_optimizer, self.make_scheduler, self.seed = optimizer, scheduler, seed
         self.watch = FiniteWatch(list(objective.terms))
@@ -150,15 +153,8 @@ class DistillationModule(pl.LightningModule):
             self._tokens += batch.totals.attended
         return output.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips with torch (Lightning refuses fused optimizers under bf16) and gates a non-finite update."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = clip_gradients(parameters, gradient_clip_val, gradient_clip_algorithm)
+    def on_clipped(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Gates a non-finite update."""
         self.watch.guard_update(optimizer, norm, self.trainer.global_step)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

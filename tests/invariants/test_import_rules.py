@@ -24,7 +24,7 @@ LAYERS = (
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"chunks", "demo_teacher", "encoding", "meters", "redaction", "rundir", "sharing"},
-    {"attention", "heads", "hub", "layout", "licenses", "locking", "losses", "machine", "progress", "storage"},
+    {"attention", "heads", "hub", "launching", "layout", "licenses", "locking", "losses", "machine", "progress", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}

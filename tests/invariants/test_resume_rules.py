@@ -64,7 +64,8 @@ def test_resume_continues_when_max_steps_is_larger(finished: Run, call: Call) ->
 
 
 @pytest.mark.parametrize(
-    "change", ["data.batch_size=6", "seed=1", "optimizer.lr=0.1", "trainer.accumulate_grad_batches=2"]
+    "change",
+    ["data.batch_size=6", "seed=1", "optimizer.lr=0.1", "trainer.accumulate_grad_batches=2", "run.compile=True"],
 )
 def test_resume_is_refused_naming_the_difference_when_the_configuration_changed(
     change: str, unfinished: Run, call: Call
@@ -143,6 +144,15 @@ def test_resume_ends_identical_when_the_run_was_moved(unfinished: Run, call: Cal
     result = call("resume", str(moved.path))
     assert result.code == 0, result.err
     assert_identical(moved, reference(Recipe())())
+
+
+def test_resume_ends_identical_when_layers_are_recomputed_from_there_on(
+    unfinished: Run, call: Call, reference: Reference
+) -> None:
+    shutil.rmtree(unfinished.checkpoint(MAX_STEPS))
+    result = call("resume", str(unfinished.path), "run.gradient_checkpointing=true")
+    assert result.code == 0, result.err
+    assert_identical(unfinished, reference(Recipe())())
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
