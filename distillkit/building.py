@@ -165,7 +165,7 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
     )
 
 
-def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
+def build_module(cfg: dict[str, Any], parts: Parts, *, roof: float | None = None) -> DistillationModule:
     """The Lightning module over built parts, in the precision it trains in.
 
     Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
@@ -178,5 +178,6 @@ def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
         optimizer=make(cfg["optimizer"]),
         scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],
+        roof=roof,
     )
     return module.to(dtypes.get(str(cfg["trainer"]["precision"]), torch.float32))

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distillkit import building, config
+from distillkit import building, config, machine
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.probe import probe
 from distillkit.progress import duration
@@ -30,6 +28,7 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
     Raises:
         ConfigError, TeacherError, DataError: as train would.
     """
+    machine.set_up(cfg["run"])
     parts = building.build(cfg)
     trainer = cfg["trainer"]
     ranks = building.ranks(cfg)
@@ -47,7 +46,7 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
             "epochs": round(steps / epoch, 3),
             "rows_dropped_per_epoch": plan.dropped_rows,
             "sequences_per_step": (cfg["data"]["batch_size"] or 0) * ranks * trainer["accumulate_grad_batches"] or None,
-            "threads": torch.get_num_threads(),
+            **machine.settings(),
         },
     }
     return facts | ({"expected": probe(cfg, parts)} if measure else {})

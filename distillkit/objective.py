@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from distillkit import losses
 from distillkit.errors import ConfigError
 from distillkit.heads import apply_head, encode, head_parameters
+from distillkit.phases import phase
 from distillkit.types import IGNORE_INDEX, Batch, LossSum, StepTotals
 
 POSITIONS = ("all", "predicted")
@@ -177,11 +178,13 @@ class Objective(nn.Module):
     ) -> ObjectiveOutput:
         """As `forward`, for the given terms instead of the objective's own (metrics are terms too)."""
         attended = None if batch.attention_mask is None else batch.attention_mask.bool()
-        hidden = encode(student, batch.input_ids, batch.attention_mask)
+        with phase("forward"):
+            hidden = encode(student, batch.input_ids, batch.attention_mask)
         target = None
         if any(term.needs_teacher for term in terms.values()):
             assert teacher is not None, "a term compares with a teacher and there is none"
-            target = teacher.hidden(batch.input_ids, batch.attention_mask)
+            with phase("teacher"):
+                target = teacher.hidden(batch.input_ids, batch.attention_mask)
         sums: dict[str, LossSum] = {}
         loss = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
         on_logits = {name: term for name, term in terms.items() if term.on == "logits"}

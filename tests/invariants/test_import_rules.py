@@ -23,8 +23,8 @@ LAYERS = (
     {"building", "report", "status"},
     {"card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
-    {"attention", "demo_teacher", "heads", "meters", "redaction", "rundir", "sharing"},
-    {"hub", "licenses", "locking", "losses", "machine", "progress", "storage"},
+    {"attention", "demo_teacher", "flops", "heads", "meters", "redaction", "rundir", "sharing"},
+    {"hub", "licenses", "locking", "losses", "machine", "phases", "progress", "roof", "storage"},
     {"errors", "types"},
 )
 DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
