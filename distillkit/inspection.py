@@ -8,6 +8,7 @@ from typing import Any
 
 from distillkit import building, config, machine
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.phases import shares
 from distillkit.probe import probe
 from distillkit.progress import duration
 from distillkit.rundir import CONFIG, STUDENT
@@ -23,7 +24,7 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
 
     Returns:
         Plain values: teacher, student (sizes, layer_map, transfer), data (rows, tokens ...), run (steps per epoch,
-        epochs, tokens per step), expected (`probe.probe`: time and memory) when measured.
+        epochs, tokens per step, threads and memory settings), expected (`probe.probe`: time and memory) when measured.
 
     Raises:
         ConfigError, TeacherError, DataError: as train would.
@@ -78,10 +79,15 @@ def _expected(found: dict[str, Any] | None) -> list[str]:
     gpu, title = found.get("peak_gpu_memory_mb"), "expected, from a few steps:"
     if found["out_of_memory"]:
         return [title, f"  the GPU's memory runs out beyond {gpu:,.0f} MB; lower data.batch_size or data.max_length"]
+    roof, share = found["roof"], found["mfu"]
     return [
         title,
         f"  training: {duration(found['train_seconds'])} ({found['seconds_per_step']:.3g} s a step,"
         f" {found['tokens_per_second']:,.0f} tokens/s a process)",
+        f"  of a step: {shares(found['phases'])}",
+        f"  {found['advice']}",
+        f"  roof: {roof['flops_per_second'] / 1e9:,.0f} GFLOP/s in {roof['dtype']}"
+        + (f", of which a step reaches {share:.0%}" if share else ""),
         f"  evaluation: {duration(found['evaluation_seconds'])}",
         f"  memory: {found['peak_memory_mb']:,.0f} MB" + (f", on the GPU {gpu:,.0f} MB" if gpu else ""),
     ]

@@ -9,14 +9,26 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PHASES = ("data", "teacher", "forward", "loss", "backward", "optimizer", "checkpoint")
 """What a step does: waits for its batch, runs the teacher and the student, computes the loss with the heads and their
 gradient, goes backwards through the student, clips and updates; now and then a checkpoint is written."""
 OTHER, PAUSED = "other", "paused"
+NAMES = {
+    "data": "waiting for data",
+    "teacher": "teacher",
+    "forward": "student forward",
+    "loss": "loss with heads",
+    "backward": "student backward",
+    "optimizer": "clip and update",
+    "checkpoint": "checkpoints",
+    OTHER: "around it",
+}
+"""What a reader sees, in the order of a step."""
 _PENDING = 1000
 """Marks kept before those that the device has passed are added up."""
 
@@ -50,6 +62,8 @@ class HostMark:
 
 
 def _cuda_mark() -> Mark:
+    import torch  # late: `status` reads the names above and needs no torch
+
     mark = torch.cuda.Event(enable_timing=True)
     mark.record()
     return mark
@@ -134,6 +148,18 @@ _LIMITS = {"data": 0.1, "checkpoint": 0.1, OTHER: 0.15, "teacher": 0.3, "loss": 
 """Share of a step from which a phase is worth a change, in the order in which the changes are easy to make."""
 
 
+def shares(seconds: Mapping[str, float], least: float = 0.05) -> str:
+    """The phases that take the most, such as "student backward 41%, teacher 20%".
+
+    Args:
+        seconds: of each phase.
+        least: share of the whole from which a phase is named.
+    """
+    total = sum(seconds.values()) or 1.0
+    largest = sorted(((value / total, NAMES[name]) for name, value in seconds.items()), reverse=True)
+    return ", ".join(f"{name} {share:.0%}" for share, name in largest if share >= least)
+
+
 def advise(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
     """One sentence that says what to change first.
 
@@ -145,11 +171,13 @@ def advise(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
         Such as "Waiting for data takes 23% of a step: raise data.num_workers (now 0)."
     """
     total = sum(seconds.values()) or 1.0
-    shares = {name: seconds.get(name, 0.0) / total for name in _LIMITS}
     for name, limit in _LIMITS.items():
-        if shares[name] > limit and (change := _change(name, config)):
-            return f"{change[0]} takes {shares[name]:.0%} of a step: {change[1]}."
-    return "Most of a step is the student's own arithmetic: a smaller student or shorter rows are what is left."
+        share = seconds.get(name, 0.0) / total
+        if share > limit and (change := _change(name, config)):
+            return f"{change[0]} takes {share:.0%} of a step: {change[1]}."
+    if str(config["trainer"]["precision"]).startswith("32"):
+        return "Most of a step is arithmetic in float32: try trainer.precision=bf16-mixed."
+    return "Most of a step is the models' own arithmetic: a smaller student or shorter rows are what is left."
 
 
 def _change(name: str, config: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -123,7 +123,7 @@ def _fit(
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
     roof = _roof(cfg, folder, trainer)
-    module = build_module(cfg, parts, roof=roof and roof["flops_per_second"])
+    module = build_module(cfg, parts, roof=roof["flops_per_second"] if roof else None)
     folder.write_config(cfg, overrides, _facts(cfg, parts) | {"roof": roof})
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
