@@ -88,7 +88,8 @@ def _validate_run(run: dict[str, Any]) -> None:
         raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")
     check_license(run["license"], key="run.license")
     if not isinstance(run["keep_freed_memory"], bool):
-        raise ConfigError("must be true or false", key="run.keep_freed_memory", value=run["keep_freed_memory"])
+        raise ConfigError("must be true or false", key="run.keep_freed_memory", value=run["keep_freed_memory"],
+                          allowed="true, false")  # fmt: skip
 
 
 def _validate_loss(cfg: dict[str, Any]) -> None:

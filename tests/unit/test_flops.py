@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
-from distillkit.flops import flops_per_token
+from distillkit import flops as flops_module
+from distillkit.flops import flops_per_token, model_flops
+from distillkit.objective import HiddenCosineTerm, MaskedLMTerm, Objective, SoftTargetTerm, Term
 from distillkit.sharing import PARTS, share_layers
+from distillkit.training.speed import step_flops
+from distillkit.types import StepTotals
 from tests.faults.harness import make_bert
-from tests.parity.models import tiny_model
+from tests.parity.models import FrozenTeacher, make_batch, tiny_model
 
 
 @pytest.mark.parametrize(("hidden", "layers", "feed_forward"), [(32, 4, 64), (96, 2, 200)])
@@ -52,3 +58,63 @@ def test_operations_are_as_many_when_a_part_is_shared(part: str) -> None:
     before = flops_per_token(model, length=40)
     share_layers(model, part)
     assert flops_per_token(model, length=40) == before
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "distilbert"])
+def test_step_is_what_torch_counts_of_plain_forward_and_backward_when_every_position_has_a_loss(kind: str) -> None:
+    student, teacher = tiny_model(kind, num_hidden_layers=3), tiny_model("bert", num_hidden_layers=4)
+    batch = make_batch((12,) * 8, packed=True)
+    flops = step_flops(student, FrozenTeacher(teacher), Objective({"ce": SoftTargetTerm()}))
+    with FlopCounterMode(display=False) as counter:
+        teacher(input_ids=batch.input_ids)
+        student(input_ids=batch.input_ids).logits.sum().backward()
+    assert flops is not None and flops.of(batch.totals, 12) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("terms", "teachers", "rows", "teachers_rows"),
+    [
+        ({"ce": SoftTargetTerm(), "mlm": MaskedLMTerm(), "cos": HiddenCosineTerm()}, 100, 100, 100),
+        ({"ce": SoftTargetTerm(positions="predicted"), "mlm": MaskedLMTerm()}, 100, 15, 15),
+        ({"mlm": MaskedLMTerm(), "cos": HiddenCosineTerm()}, 100, 15, 0),
+        ({"cos": HiddenCosineTerm()}, 100, 0, 0),
+        ({"mlm": MaskedLMTerm()}, 0, 15, 0),
+    ],
+)
+def test_step_counts_what_its_terms_need_when_some_are_missing(
+    terms: dict[str, Term], teachers: int, rows: int, teachers_rows: int
+) -> None:
+    model = tiny_model("bert")
+    one = model_flops(model)
+    flops = step_flops(model, FrozenTeacher(model), Objective(terms, student_width=32, teacher_width=32))
+    assert one is not None and flops is not None
+    expected = (100 * 3 + teachers) * one.encoder(20) + (3 * rows + teachers_rows) * one.head
+    assert flops.of(StepTotals(100, 15), 20) == pytest.approx(expected)
+
+
+def test_operations_grow_with_the_length_of_a_row_as_attention_does() -> None:
+    model = make_bert(hidden_size=32, num_hidden_layers=2)
+    flops = model_flops(model)
+    assert flops is not None and flops.pair == pytest.approx(2 * 4 * 32)
+    assert flops.encoder(24) == pytest.approx(flops_per_token(model, length=24))
+    assert flops.head == pytest.approx(2 * (32 * 32 + 32 * 100), rel=0.05)
+
+
+def test_model_and_randomness_are_left_alone_when_counted() -> None:
+    model = make_bert().train()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    model_flops(model)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training and all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+
+
+def test_operations_are_unknown_when_torch_cannot_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(flops_module, "encode", refuse)
+    model = make_bert()
+    assert model_flops(model) is None and flops_per_token(model, length=8) is None
+    assert step_flops(model, None, Objective({"mlm": MaskedLMTerm()})) is None
