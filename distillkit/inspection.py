@@ -99,7 +99,10 @@ def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, dict):
             pairs += _flat(value, f"{prefix}{key} ")
         else:
-            pairs.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int) else value))
+            text = (
+                ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else value
+            )
+            pairs.append((f"{prefix}{key}", text))
     return pairs
 
 

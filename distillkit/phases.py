@@ -182,16 +182,17 @@ def advise(seconds: Mapping[str, float], config: Mapping[str, Any]) -> str:
 
 def _change(name: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
     """What a phase is called in a sentence and what shortens it; None where that is done already."""
-    data, trainer, dtype = config["data"], config["trainer"], config["teacher"].get("dtype")
+    data, trainer, teacher = config["data"], config["trainer"], config["teacher"]
     if name == "data":
         return "Waiting for data", f"raise data.num_workers (now {data['num_workers']})"
     if name == "checkpoint":
         return "Writing checkpoints", f"raise checkpoint.every_n_steps (now {config['checkpoint']['every_n_steps']})"
     if name == OTHER:
         return "What surrounds the steps", f"raise trainer.log_every_n_steps (now {trainer['log_every_n_steps']})"
-    if name == "teacher" and not config["teacher"].get("cache"):
-        half = "" if dtype == "bfloat16" else ", or set teacher.dtype=bfloat16"
-        return "The teacher", f"keep its states with teacher.cache when the run has several epochs{half}"
+    if name == "teacher" and teacher.get("cache", "no such key") is None:
+        return "The teacher", "keep its states with teacher.cache=DIR when the run has several epochs"
+    if name == "teacher" and not teacher.get("cache") and teacher.get("dtype") == "float32":
+        return "The teacher", "set teacher.dtype=bfloat16"
     if name == "loss" and config["loss"]["positions"] == "all":
         return "The loss", "set loss.positions=predicted"
     if name == "optimizer":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 from distillkit.flops import ModelFlops, StepFlops
 from distillkit.phases import NAMES, PhaseClock, phase, run_clock
+from distillkit.rundir import read_metrics
+from distillkit.training.callbacks import figures
 from distillkit.training.speed import SpeedGauge
 from distillkit.types import Batch, StepTotals
 from tests.faults.fixtures import Call
@@ -92,7 +95,7 @@ def test_run_writes_phases_that_add_up_and_a_resumed_one_those_of_its_own_steps(
     after = json.loads((run.path / "run.json").read_text())
     assert after["roof"] == before["roof"] and before["roof"]["dtype"] == "float32"
     assert before["threads"] == 1 and before["huge_pages"] in (True, False)
-    rows = [row for row in read_rows(run) if "speed/mfu" in row]
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if "speed/mfu" in row]
     assert [row["step"] for row in rows] == ["4", "8"]
     for row in rows:
         phases = {name: float(row[f"speed/{name}_seconds"]) for name in NAMES}
@@ -101,10 +104,14 @@ def test_run_writes_phases_that_add_up_and_a_resumed_one_those_of_its_own_steps(
     assert float(rows[0]["speed/checkpoint_seconds"]) > 0  # that of step 2; that of step 8 follows the last window
 
 
-def read_rows(run: Run) -> list[dict[str, str]]:
-    from distillkit.rundir import read_metrics
-
-    return read_metrics(run.path / "metrics.csv")
+def test_line_tells_pace_and_share_of_the_roof_when_they_are_logged() -> None:
+    module: Any = SimpleNamespace(
+        latest={"train/ce": 0.5, "speed/tokens_per_second": 12345.6, "speed/mfu": 0.413, "lr": 1}
+    )
+    assert figures(module) == "12,346 tokens/s  41% of the roof  ce 0.500"
+    del module.latest["speed/mfu"]
+    assert figures(module) == "12,346 tokens/s  ce 0.500"
+    assert figures(SimpleNamespace()) == ""  # type: ignore[arg-type]
 
 
 def test_clock_stops_when_training_has_ended(call: Call, inputs: Inputs, tmp_path: Path) -> None:
