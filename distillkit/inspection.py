@@ -99,11 +99,14 @@ def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, dict):
             pairs += _flat(value, f"{prefix}{key} ")
         else:
-            text = (
-                ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else value
-            )
-            pairs.append((f"{prefix}{key}", text))
+            pairs.append((f"{prefix}{key}", _shown(value)))
     return pairs
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def evaluate(folders: list[str], composed: dict[str, Any] | None, overrides: list[str]) -> dict[str, dict[str, Any]]:

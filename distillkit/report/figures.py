@@ -95,7 +95,7 @@ def _paint_curves(runs: Mapping[str, Any], name: str, unit: str, axes: Axes, the
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=_TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     if name.startswith("speed/"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
     if name in _SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if len(runs) > 1:
