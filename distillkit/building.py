@@ -175,7 +175,7 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
     )
 
 
-def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
+def build_module(cfg: dict[str, Any], parts: Parts, *, roof: float | None = None) -> DistillationModule:
     """The Lightning module over built parts, in the precision it trains in, its layers run as the configuration says.
 
     Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
@@ -190,6 +190,7 @@ def build_module(cfg: dict[str, Any], parts: Parts) -> DistillationModule:
         scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],
         compiled=cfg["run"]["compile"],
+        roof=roof,
     )
     return module.to(dtypes.get(str(cfg["trainer"]["precision"]), torch.float32))
 

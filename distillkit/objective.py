@@ -17,11 +17,12 @@ from distillkit.encoding import encode
 from distillkit.errors import ConfigError
 from distillkit.heads import head_parameters
 from distillkit.layout import with_layout
+from distillkit.phases import phase
 from distillkit.types import Batch, LossSum, StepTotals
 
 POSITIONS = ("all", "predicted")
 _CHUNK = 2**24
-"""Logits of a chunk. The gradient of the vocabulary's matrix is added up once a chunk, which smaller ones would feel."""
+"""Logits of a chunk. Once a chunk the gradient of the vocabulary's matrix is added up, which small ones would feel."""
 
 
 class HiddenSource(Protocol):
@@ -215,8 +216,10 @@ class Objective(nn.Module):
         target = None  # the teacher first: what its pass needs is free again when the student's is kept
         if any(term.needs_teacher for term in terms.values()):
             assert teacher is not None, "a term compares with a teacher and there is none"
-            target = teacher.hidden(batch)
-        hidden = encode(student, batch)
+            with phase("teacher"):
+                target = teacher.hidden(batch)
+        with phase("forward"):
+            hidden = encode(student, batch)
         sums: dict[str, LossSum] = {}
         loss = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
         logit_terms = {name: term for name, term in terms.items() if term.on == "logits"}

@@ -10,14 +10,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from distillkit import __version__, config, tracking, validation
+from distillkit import __version__, config, machine, tracking, validation
 from distillkit.building import Parts, build, build_module, make, ranks, total_steps
 from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.launching import check_processes, is_first_rank
-from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
+from distillkit.roof import describe_roof
+from distillkit.rundir import CHECKPOINTS, FACTS, METRICS, STUDENT, RunFolder
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
 from distillkit.training.faults import as_fault
@@ -25,8 +26,8 @@ from distillkit.training.loggers import MetricsFile
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
-    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report",
-    "run.gradient_checkpointing",
+    "data.num_proc", "data.cache_dir", "logger.wandb.offline", "run.license", "run.report", "run.threads",
+    "run.keep_freed_memory", "run.gradient_checkpointing",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask, no gradient and no step already taken."""
 
@@ -46,6 +47,7 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """
     check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
     with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
+        machine.set_up(cfg["run"])
         parts = build(cfg)
         return _fit(cfg, overrides, [], parts, folder, None)
 
@@ -75,6 +77,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         steps = cfg["trainer"]["max_steps"]
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
             return None
+        machine.set_up(cfg["run"])
         parts = build(cfg)
         now = _facts(cfg, parts)
         if now["corpus"] != facts["corpus"]:
@@ -82,7 +85,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
                                 value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
         if now["threads"] != facts["threads"]:
             _say(f"warning: {now['threads']} threads instead of {facts['threads']}: sums round differently, so the run"
-                 f" will not be identical; set OMP_NUM_THREADS={facts['threads']}")  # fmt: skip
+                 f" will not be identical; set run.threads={facts['threads']}")  # fmt: skip
         checkpoint = newest_good(folder.path / CHECKPOINTS, on_skip=lambda error: _say(f"warning: skipped {error}"))
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if 0 < steps < step:
@@ -104,7 +107,7 @@ def _refuse_changes(old: dict[str, Any], new: dict[str, Any]) -> None:
 def _facts(cfg: dict[str, Any], parts: Parts) -> dict[str, Any]:
     return {
         "version": __version__,
-        "threads": torch.get_num_threads(),
+        **machine.settings(),
         "corpus": parts.data.prepare().key,
         "data": parts.data.prepare().stats,
         "tokens_per_step": parts.data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"]).tokens_per_step,
@@ -123,8 +126,9 @@ def _fit(
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     trainer = build_trainer(cfg, folder, checkpoint)
-    module = build_module(cfg, parts)
-    folder.write_config(cfg, overrides, _facts(cfg, parts))
+    roof = _roof(cfg, folder, trainer)
+    module = build_module(cfg, parts, roof=roof["flops_per_second"] if roof else None)
+    folder.write_config(cfg, overrides, _facts(cfg, parts) | {"roof": roof})
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
     name = "resume" if checkpoint else "start"
@@ -137,6 +141,14 @@ def _fit(
         except (RuntimeError, OSError, EOFError) as error:
             raise as_fault(error, cfg["data"]["num_workers"]) from error
         return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
+
+
+def _roof(cfg: dict[str, Any], folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any] | None:
+    """What the run's speed is a share of; a resumed run's is the one it began with. None on ranks that log nothing."""
+    if not folder.held:
+        return None
+    known = folder.facts.get("roof") if (folder.path / FACTS).is_file() else None
+    return describe_roof(trainer.strategy.root_device, cfg["trainer"]["precision"], known)
 
 
 def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def validate(cfg: dict[str, Any]) -> None:
         _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
     _number(cfg, "data.max_length", low=8, integer=True)
     _number(cfg, "data.num_workers", low=0, integer=True)
+    _number(cfg, "run.threads", low=1, integer=True, optional=True, fix="set run.threads=null")
     _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
 
@@ -86,7 +87,7 @@ def _validate_run(run: dict[str, Any]) -> None:
     if not re.fullmatch(r"[\w-]{1,64}", str(run["id"])):  # becomes a folder's name
         raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")
     check_license(run["license"], key="run.license")
-    for name in ("compile", "gradient_checkpointing"):
+    for name in ("compile", "gradient_checkpointing", "keep_freed_memory"):
         if not isinstance(run[name], bool):
             raise ConfigError("must be a switch", key=f"run.{name}", value=run[name], allowed="true, false")
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from distillkit.errors import Preempted
 from distillkit.machine import memory_used
+from distillkit.phases import phase
 from distillkit.progress import activity, duration, wants_lines
 from distillkit.storage import remove_folder
 from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
@@ -119,7 +120,8 @@ class Checkpointer(pl.Callback):
         assert isinstance(pl_module, DistillationModule)
         pl_module.watch.check()
         step = trainer.global_step
-        trainer.save_checkpoint(self.folder / checkpoint_name(step))
+        with phase("checkpoint"):
+            trainer.save_checkpoint(self.folder / checkpoint_name(step))
         self._saved_step = step
         if trainer.is_global_zero:
             self.on_event("checkpoint", step=step, **memory_used(trainer.strategy.root_device))
@@ -249,5 +251,6 @@ def figures(module: pl.LightningModule) -> str:
     """The newest logged figures of a DistillationModule in one short line; empty before the first."""
     latest: dict[str, float] = getattr(module, "latest", {})
     shown = [f"{name.removeprefix('train/')} {value:.3f}" for name, value in latest.items() if "train/" in name]
-    speed = latest.get("tokens_per_second")
-    return "  ".join(([f"{speed:,.0f} tokens/s"] if speed else []) + shown)
+    speed, share = latest.get("speed/tokens_per_second"), latest.get("speed/mfu")
+    pace = [f"{speed:,.0f} tokens/s"] if speed else []
+    return "  ".join(pace + ([f"{share:.0%} of the roof"] if share else []) + shown)

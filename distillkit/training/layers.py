@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from distillkit.encoding import keep_padding
 from distillkit.errors import ConfigError
 
 _GRAPHS = 64
@@ -38,6 +39,7 @@ def compile_layers(model: PreTrainedModel, *, changing_shapes: bool) -> None:
         ConfigError: the model keeps its layers in no list.
     """
     torch._dynamo.config.recompile_limit = _GRAPHS
+    keep_padding(model)
     for layer in _layers(model, "run.compile"):
         layer.forward = torch.compile(layer.forward, dynamic=changing_shapes)
 

@@ -250,7 +250,7 @@ class Run:
     def figures(self) -> list[dict[str, str]]:
         """metrics.csv without the clock's figures."""
         return [
-            {k: v for k, v in row.items() if k != "tokens_per_second"}
+            {k: v for k, v in row.items() if not k.startswith("speed/")}
             for row in read_metrics(self.path / "metrics.csv")
         ]
 

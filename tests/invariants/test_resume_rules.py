@@ -102,6 +102,16 @@ def test_resume_is_refused_when_the_folder_is_not_a_run(call: Call, tmp_path: Pa
     assert result.err.startswith("error: RUN_DIR=")
 
 
+@pytest.mark.parametrize(("words", "warned"), [([], False), (["run.threads=2"], True)])
+def test_resume_warns_that_sums_round_differently_when_threads_changed(
+    words: list[str], warned: bool, unfinished: Run, call: Call
+) -> None:
+    result = call("resume", str(unfinished.path), *words)
+    assert result.code == 0, result.err
+    assert ("warning: 2 threads instead of 1" in result.err and "set run.threads=1" in result.err) is warned
+    assert unfinished.starts() == [0, MAX_STEPS]
+
+
 def truncate(checkpoint: Path) -> None:
     """Cuts the state in half."""
     state = checkpoint / STATE

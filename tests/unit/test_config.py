@@ -161,6 +161,8 @@ def good() -> dict[str, Any]:
         ("data.batch_size", (0, -4)),
         ("data.batch_tokens", (0,)),
         ("data.num_workers", (-1, None)),
+        ("run.threads", (0, 1.5, "many")),
+        ("run.keep_freed_memory", (None, 1, "yes")),
         ("optimizer.lr", (0, -1e-3, "fast", INF)),
         ("optimizer.weight_decay", (-1,)),
         ("optimizer.eps", (-1e-8,)),
