@@ -1,11 +1,11 @@
 """How fast a training step is, beside what people use today.
 
-    python scripts/benchmark.py step [--shape small|base] [--minutes 8] [--batches packed random grouped] [--dropout 0.1 0]
+    python scripts/benchmark.py step [--shape small|base] [--minutes 4] [--batches random ...] [--dropout 0.1 0]
     python scripts/benchmark.py memory [--shape small] [--rows 32] [--length 512] [--contenders ours_bf16_all]
     python scripts/benchmark.py scaling [--shape small] [--quick]
     python scripts/benchmark.py loop [--steps 60] [--turns 2] [key=value ...]
 
-Each prints tables and adds its section to --output FOLDER/benchmark.json (default runs/benchmark); step also draws figures.
+Each prints tables and adds its section to --output FOLDER/benchmark.json (default runs/benchmark); step draws figures.
 `scripts/update_readme.py --benchmark FOLDER` takes them into the README. What cannot be imported is left out, and said
 so. Exits with 1 when losses that have one definition differ.
 """
@@ -20,13 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for scripts.benchmarking and the transcription in tests/parity
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts.benchmarking, and the original in tests/parity
 
 from distillkit import __version__, machine
-
-KEPT = machine.keep_freed_memory()  # before torch allocates; for every contender
-
 from distillkit.progress import results_console
 from distillkit.report import facts
 from distillkit.storage import write_text
@@ -52,7 +48,7 @@ def run_step(args: argparse.Namespace) -> int:
         "left_out": left_out(args.contenders),
     }  # fmt: skip
     section["notes"] = notes.of(section)
-    _record(args.output, ("step", args.shape), section)
+    _record(args, ("step", args.shape), section)
     for table in (*tables.case_tables(section), tables.facts_table(section)):
         results_console().print(table)
     roof = ", ".join(f"{name} {best / 1e9:,.0f} GFLOP/s" for name, best in section["roof"].items())
@@ -69,7 +65,7 @@ def run_memory(args: argparse.Namespace) -> int:
     """`memory`; returns the exit code."""
     points = costs.memory_points(args.shape, _names(args), args.rows, args.length, 30_522)
     found = costs.measure(points, steps=1)
-    _record(args.output, ("memory", f"{args.shape}_{args.rows}x{args.length}"), {"points": found})
+    _record(args, ("memory", f"{args.shape}_{args.rows}x{args.length}"), {"points": found})
     results_console().print(tables.points_table(f"{args.shape}: a step in a process of its own", found, TITLES))
     return 0
 
@@ -85,7 +81,7 @@ def run_scaling(args: argparse.Namespace) -> int:
         results_console().print(tables.points_table(f"{args.shape}, over {what}", found, TITLES))
         said = ", ".join(f"{TITLES[n]} {'-' if g is None else f'{g:.2f}'}" for n, g in grown.items())
         print(f"cost of a unit at the largest size, of that at the smallest (1: linear): {said}")
-    _record(args.output, ("scaling", args.shape), section)
+    _record(args, ("scaling", args.shape), section)
     return 0
 
 
@@ -94,7 +90,7 @@ def run_loop(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output) as folder:
         section = loop.measure(Path(folder), steps=args.steps, turns=args.turns, words=args.words)
-    _record(args.output, ("loop", "demo_distilbert"), section)
+    _record(args, ("loop", "demo_distilbert"), section)
     for name in ("loop", "bare"):
         print(f"{name}: {tables.spread(section[name], '{:,.0f}')} tokens/s")
     print(f"the whole loop reaches {section['share']:.3f} of the bare step")
@@ -109,12 +105,12 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _record(folder: Path, place: tuple[str, str], section: dict[str, Any]) -> None:
-    """Puts a section into the folder's JSON file, beside those of other runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / JSON
+def _record(args: argparse.Namespace, place: tuple[str, str], section: dict[str, Any]) -> None:
+    """Puts a section into the JSON file, beside those of other runs."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / JSON
     results = json.loads(path.read_text()) if path.is_file() else {}
-    where = {"version": __version__, "machine": facts.machine() | {"kept_freed_memory": KEPT}}
+    where = {"version": __version__, "machine": facts.machine() | {"kept_freed_memory": args.kept}}
     results.setdefault(place[0], {})[place[1]] = where | section
     write_text(path, json.dumps(results, indent=1) + "\n")
 
@@ -135,7 +131,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         own = verbs.add_parser(name, parents=parents)
         own.set_defaults(run=verb)
         if name == "step":
-            own.add_argument("--minutes", type=float, default=8.0, help="for the rounds of all cases together")
+            own.add_argument("--minutes", type=float, default=4.0, help="for the rounds of all cases together")
             own.add_argument("--batches", nargs="+", choices=KINDS, default=list(KINDS))
             own.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
             own.add_argument("--no-memory", action="store_true")
@@ -154,4 +150,5 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse(sys.argv[1:])
+    arguments.kept = machine.keep_freed_memory()  # for every contender
     sys.exit(arguments.run(arguments))

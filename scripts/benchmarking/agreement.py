@@ -28,9 +28,9 @@ def losses(recipes: Mapping[str, Recipe], models: Models, batch: Batch) -> dict[
     """
     found, expected = {}, {}
     for positions in {recipe.positions for recipe in recipes.values()}:
-        expected[positions] = float(Original(_copied(models), positions=positions).loss(batch))
+        expected[positions] = Original(_copied(models), positions=positions).loss(batch).item()
     for name, recipe in recipes.items():
-        loss = float(recipe.build(_copied(models)).loss(batch))
+        loss = recipe.build(_copied(models)).loss(batch).item()
         own = expected[recipe.positions]
         if recipe.definition:
             own += KD_WEIGHT * entropy(models.teacher, batch)

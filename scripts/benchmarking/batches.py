@@ -1,4 +1,4 @@
-"""Batches of real text: packed, of random lengths, grouped by length; and random ones where the text is of no matter."""
+"""Batches of real text: packed, of random lengths, grouped by length; and of random ids where text is of no matter."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.data.dataset import MaskedRows
 from distillkit.data.demo_corpus import DemoCorpus, demo_fingerprint, demo_reviews
 from distillkit.data.plan import MicroBatch
-from distillkit.data.splitting import Splits, read_documents
+from distillkit.data.splitting import Splits, read_documents, split_documents
 from distillkit.types import IGNORE_INDEX, Batch, StepTotals
 from scripts.benchmarking.shapes import Shape
 
 KINDS = ("packed", "random", "grouped")
 SEED = 0
-_REVIEWS, _SENTENCES = 2000, 5
+_REVIEWS, _SENTENCES, _HELD_OUT = 2000, 7, 0.01
 
 
 class Passages:
-    """A corpus whose texts differ in length: passages of one to five sentences of the demo's reviews.
+    """A corpus whose texts differ in length: passages of one to seven sentences of the demo's reviews.
 
     The reviews themselves are mostly longer than a row, so that batches of them have next to no padding.
     """
 
     def fingerprint(self) -> dict[str, Any]:
         """The demo corpus's, and how it is cut."""
-        return demo_fingerprint() | {"format": "passages", "reviews": _REVIEWS, "sentences": _SENTENCES}
+        return demo_fingerprint() | {"format": "passages", "cut": [_REVIEWS, _SENTENCES, _HELD_OUT]}
 
     def splits(self, cache_dir: Path) -> Splits:
-        """Cut the first reviews; nothing is held out."""
+        """Cut the first reviews; a few passages are held out, or the data module would warn."""
         texts = cut(demo_reviews()[0]["text"][:_REVIEWS])
         documents, blank = read_documents(
             datasets.Dataset.from_dict({"text": texts}), "text", cache_dir / "train.arrow", key="data", value="demo"
         )
-        return Splits(documents.select_columns(["text"]), None, blank)
+        return split_documents(documents, _HELD_OUT, blank=blank)
 
 
 def cut(reviews: Sequence[str]) -> list[str]:
-    """Passages of one to five sentences each, drawn evenly, in the order of the text."""
+    """Passages of one to seven sentences each, drawn evenly, in the order of the text."""
     rng = np.random.default_rng(SEED)
     passages = []
     for review in reviews:

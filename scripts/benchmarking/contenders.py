@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -83,9 +84,10 @@ def ready(module: DistillationModule, precision: str) -> tuple[DistillationModul
     Returns:
         The module, its optimizer, and the Trainer that knows the precision.
     """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # what devices there are, once a contender
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, precision=precision, max_steps=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, barebones=False,
+        enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     module.trainer = trainer
     module.make_scheduler = None  # the rate is of no matter here

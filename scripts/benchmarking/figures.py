@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from distillkit.report.drawing import Plan, Theme, draw_all
 from distillkit.storage import write_bytes
@@ -27,7 +27,7 @@ def write(section: Mapping[str, Any], folder: Path) -> list[Path]:
         Plan(
             "step",
             f"benchmark_{section['shape']}_{case['batches']}_dropout_{case['dropout']:g}".replace(".", ""),
-            f"Training step, {section['shape']} shape, {CASE[case['batches']]}",
+            f"{section['shape'].capitalize()} shape, {CASE[case['batches']]}, dropout {case['dropout']:g}",
             (7.0, 0.9 + 0.34 * len(case["contenders"])),
             partial(_paint, section, case),
         )
@@ -60,4 +60,5 @@ def _paint(section: Mapping[str, Any], case: Mapping[str, Any], axes: Axes, them
     axes.set_xlim(0, longest * 1.12)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel("real tokens a second, median and quartiles; x: of the original in the same round")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("real tokens/s, median and quartiles (x: the original)")

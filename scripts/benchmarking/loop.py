@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import building
-from distillkit.rundir import CONFIG, RunFolder, read_metrics
+from distillkit.rundir import RunFolder, read_metrics
 from scripts.benchmarking.contenders import Ours
 from scripts.benchmarking.rounds import quartiles
 

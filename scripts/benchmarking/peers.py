@@ -54,7 +54,7 @@ class DistillationTrainer(Trainer):
 
 
 class TrainerSubclass(Contender):
-    """A step of transformers' Trainer: its training_step, its clipping, its default optimizer, prepared by accelerate."""
+    """A step of transformers' Trainer: its training_step, clipping and default optimizer, prepared by accelerate."""
 
     def __init__(self, models: Models, *, precision: str) -> None:
         folder = tempfile.mkdtemp()

@@ -26,12 +26,13 @@ RECIPES = {
         missing=missing("accelerate"),
     ),
     "textbrewer": Recipe(
-        "TextBrewer fp32", "fp32", "all", TextBrewer, CROSS_ENTROPY, missing=missing("textbrewer", "tqdm", "tensorboard")
+        "TextBrewer fp32", "fp32", "all", TextBrewer, CROSS_ENTROPY,
+        missing=missing("textbrewer", "tqdm", "tensorboard"),
     ),
     "original_predicted": Recipe(
-        "original DistilBERT fp32, predicted", "fp32", "predicted", partial(Original, positions="predicted")
+        "original fp32, predicted", "fp32", "predicted", partial(Original, positions="predicted")
     ),
-    REFERENCE: Recipe("original DistilBERT fp32, all", "fp32", "all", partial(Original, positions="all")),
+    REFERENCE: Recipe("original fp32, all", "fp32", "all", partial(Original, positions="all")),
 }  # fmt: skip
 
 

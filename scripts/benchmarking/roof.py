@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SHAPES = ((2048, 768, 3072), (2048, 3072, 768), (2048, 2048, 2048))
+_SHAPES = ((2048, 768, 3072), (2048, 2048, 2048))
 _REPEATS = 3
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

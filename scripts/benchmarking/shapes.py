@@ -1,4 +1,4 @@
-"""The shapes that are measured: a teacher and its student, and the arithmetic that a step of theirs cannot do without."""
+"""The shapes that are measured: a teacher, its student, and the arithmetic that no step of theirs can leave out."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def measure(shape: Shape, plan: Plan, say: Callable[[str], None]) -> dict[str, A
             cases.append({"batches": kind, "dropout": dropout, "fill": batches.fill(chosen)} | found)
         del built
     for case in cases:
-        for name, row in case["contenders"].items():
+        for row in case["contenders"].values():
             row["of_roof"] = {kind: row["flops_per_second"] / best for kind, best in roof.best.items()}
     return {"losses": losses, "memory_mb": memory, "roof": roof.best, "cases": cases}
 
