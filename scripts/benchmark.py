@@ -22,6 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts.benchmarking, and the original in tests/parity
 
+import torch
+
 from distillkit import __version__, machine
 from distillkit.progress import results_console
 from distillkit.report import facts
@@ -45,9 +47,9 @@ def run_step(args: argparse.Namespace) -> int:
     section |= {
         "shape": args.shape, "titles": {name: recipe.title for name, recipe in recipes.items()},
         "precisions": {name: recipe.precision for name, recipe in recipes.items()},
-        "left_out": left_out(args.contenders),
+        "left_out": left_out(args.contenders), "threads": torch.get_num_threads(),
     }  # fmt: skip
-    section["notes"] = notes.of(section)
+    section["notes"] = notes.of(section, args.kept)
     _record(args, ("step", args.shape), section)
     for table in (*tables.case_tables(section), tables.facts_table(section)):
         results_console().print(table)

@@ -52,11 +52,13 @@ class Shape:
             teacher: PreTrainedModel = demo_model()
         else:
             sizes = self.sizes if vocabulary is None else self.sizes | {"vocab_size": vocabulary}
-            teacher = BertForMaskedLM(BertConfig(**sizes))
+            # the usual 0.02 gives logits near 0: all soft targets are alike, and a wrong term would go unseen
+            teacher = BertForMaskedLM(BertConfig(**sizes, initializer_range=_SCALE))
         student = build_distilbert(teacher, num_layers=self.student_layers, dropout=dropout).model
         return Models(teacher.eval().requires_grad_(False), student.train())
 
 
+_SCALE = 0.08
 _SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 SHAPES = {

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
+
 from distillkit.demo_teacher import demo_tokenizer
 from distillkit.types import Batch
 from scripts.benchmarking import agreement, batches, costs
 from scripts.benchmarking.contenders import Contender, Recipe
 from scripts.benchmarking.recipes import OURS, REFERENCE
-from scripts.benchmarking.roof import Roof
+from scripts.benchmarking.roof import Roof, product_speed
 from scripts.benchmarking.rounds import interleave, summaries
 from scripts.benchmarking.shapes import Models, Shape, useful_flops
 
@@ -39,7 +42,8 @@ def measure(shape: Shape, plan: Plan, say: Callable[[str], None]) -> dict[str, A
         say: told what is being done.
 
     Returns:
-        Plain values: losses (`agreement.losses`), memory_mb by contender, roof (FLOP/s by precision), and cases.
+        Plain values: losses (`agreement.losses`), memory_mb by contender, roof (FLOP/s by precision), plain_fp32
+        (FLOP/s of torch's own product), and cases.
     """
     say("reading the text")
     tokenizer = demo_tokenizer()
@@ -64,7 +68,8 @@ def measure(shape: Shape, plan: Plan, say: Callable[[str], None]) -> dict[str, A
     for case in cases:
         for row in case["contenders"].values():
             row["of_roof"] = {kind: row["flops_per_second"] / best for kind, best in roof.best.items()}
-    return {"losses": losses, "memory_mb": memory, "roof": roof.best, "cases": cases}
+    plain = product_speed(F.linear, torch.float32)
+    return {"losses": losses, "memory_mb": memory, "roof": roof.best, "plain_fp32": plain, "cases": cases}
 
 
 def _own(name: str, models: Models) -> Models:

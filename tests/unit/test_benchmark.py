@@ -288,3 +288,33 @@ def test_benchmark_reaches_the_readme_when_recorded(
     }  # fmt: skip
     monkeypatch.setattr(update_readme, "TABLES", {"benchmark": update_readme.benchmark_table})
     assert "distillkit bf16, all" in update_readme.filled("<!-- benchmark table -->\nold\n<!-- end -->")
+
+
+# --- notes -------------------------------------------------------------------------------------------------------
+
+
+def peers_at(factor: float, **others: float) -> dict[str, Any]:
+    """A section in which every peer's share is the earlier one times a factor, or times its own."""
+    rows = {
+        name: {"of_roof": {"bf16": known.share * others.get(name, factor)}, "ratio": {"median": known.ratio}}
+        for name, known in notes.EARLIER.items()
+    }
+    facts = {"shape": "base", "roof": {"fp32": 1e11, "bf16": 2e11}, "plain_fp32": 9e10, "threads": 2}
+    titles = {name: recipe.title for name, recipe in recipes.RECIPES.items()}
+    return facts | {"titles": titles, "cases": [{"batches": "random", "contenders": rows}]}
+
+
+@pytest.mark.parametrize(
+    ("section", "common", "apart"),
+    [(peers_at(1.15), False, None), (peers_at(1.9), True, None), (peers_at(1.0, textbrewer=0.6), False, "TextBrewer")],
+    ids=["within", "all", "one"],
+)
+def test_notes_tell_the_machine_from_a_peer_when_shares_are_off(
+    section: dict[str, Any], common: bool, apart: str | None
+) -> None:
+    text = "\n".join(notes.of(section, True))
+    assert ("common to them" in text and "90% of the float32 roof" in text) is common
+    found = re.search("to be looked at: (.*)", text)
+    assert (found and found[1].startswith(apart)) if apart else found is None
+    assert ("all within 20%" in text) is not (common or bool(apart))
+    assert notes.of(section | {"shape": "small"}, True) == []
