@@ -55,13 +55,14 @@ def _explained(section: Mapping[str, Any], factors: Mapping[str, float], kept_fr
     common = statistics.median(factors.values())
     lines = []
     if abs(common - 1) > TOLERANCE:
-        plain = section["plain_fp32"] / section["roof"]["fp32"]
+        roof = section["roof"]
+        plain, half = section["plain_fp32"] / roof["fp32"], roof["fp32"] / roof["bf16"]
         kept = "kept for all" if kept_freed_memory else "given back by all"
         lines.append(
             f"  common to them: {common:.2f} times, which is the machine's: torch's own float32 product reaches"
-            f" {plain:.0%} of the float32 roof here (earlier about 50%), that roof is"
-            f" {section['roof']['fp32'] / section['roof']['bf16']:.0%} of the bf16 one, freed memory is {kept} (worth up"
-            f" to 2 times to a wasteful step), {section['threads']} threads share the memory (earlier 2)"
+            f" {plain:.0%} of the float32 roof here (earlier about 50%), that roof is {half:.0%} of the bf16 one, freed"
+            f" memory is {kept} (worth up to 2 times to a wasteful step), {section['threads']} threads share the memory"
+            " (earlier 2)"
         )
     apart = [section["titles"][name] for name, factor in factors.items() if abs(factor / common - 1) > TOLERANCE]
     if apart:

@@ -58,7 +58,7 @@ class Shape:
         return Models(teacher.eval().requires_grad_(False), student.train())
 
 
-_SCALE = 0.08
+_SCALE = 0.04
 _SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 SHAPES = {

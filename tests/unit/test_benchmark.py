@@ -20,7 +20,7 @@ from distillkit.attention import NAME
 from distillkit.evaluation.efficiency import flops_per_token
 from distillkit.types import Batch
 from scripts import benchmark, update_readme
-from scripts.benchmarking import agreement, batches, costs, peers, recipes, roof, rounds, shapes, step, tables
+from scripts.benchmarking import agreement, batches, costs, notes, peers, recipes, roof, rounds, shapes, step, tables
 from scripts.benchmarking.contenders import Contender, Original, Recipe, ours
 from tests.parity.models import make_batch, tiny_model
 
