@@ -82,7 +82,7 @@ def run_scaling(args: argparse.Namespace) -> int:
         section["growth"][what] = grown
         results_console().print(tables.points_table(f"{args.shape}, over {what}", found, TITLES))
         said = ", ".join(f"{TITLES[n]} {'-' if g is None else f'{g:.2f}'}" for n, g in grown.items())
-        print(f"cost of a unit at the largest size, of that at the smallest (1: linear): {said}")
+        print(f"cost of a unit at the largest size, of that at the smallest (1: linear; less: a fixed part): {said}")
     _record(args, ("scaling", args.shape), section)
     return 0
 

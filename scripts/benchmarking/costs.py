@@ -111,9 +111,11 @@ def scaling_points(shape: str, contenders: Iterable[str], *, quick: bool) -> dic
 def growth(points: Sequence[dict[str, Any]], what: str) -> float | None:
     """How much more a unit costs at the largest size than at the smallest; 1: the cost is linear.
 
+    Below 1 a part of the cost is fixed.
+
     Args:
         points: of one contender, of `measure`.
-        what: the field that grows; for "vocabulary" the fixed part of the cost does not grow, so that it is below 1.
+        what: the field that grows.
     """
     first, last = (min(points, key=lambda p: p[what]), max(points, key=lambda p: p[what]))
     if first["seconds"] is None or last["seconds"] is None:

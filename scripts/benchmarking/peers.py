@@ -44,7 +44,8 @@ class DistillationTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         student = model(**inputs, output_hidden_states=True)
         without = {name: value for name, value in inputs.items() if name != "labels"}
-        with torch.no_grad(), self.accelerator.autocast():
+        # not self.accelerator.autocast(), which follows the precision of whichever Trainer was made last
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16):
             teacher = self.teacher(**without, output_hidden_states=True)
         attended = inputs["attention_mask"].bool()
         ce = softened_kl(student.logits[attended], teacher.logits[attended].float(), WEIGHTS.temperature)

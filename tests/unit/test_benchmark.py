@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -117,9 +116,9 @@ def test_totals_are_of_the_batch_when_it_is_random() -> None:
 # --- contenders --------------------------------------------------------------------------------------------------
 
 
-def trainer_loss(pair: shapes.Models, batch: Batch) -> Tensor:
+def trainer_loss(pair: shapes.Models, batch: Batch, *, bf16: bool = False) -> Tensor:
     """The Trainer subclass's loss, without the Trainer, which needs accelerate."""
-    bare: Any = SimpleNamespace(teacher=pair.teacher, accelerator=SimpleNamespace(autocast=contextlib.nullcontext))
+    bare: Any = SimpleNamespace(teacher=pair.teacher, args=SimpleNamespace(bf16=bf16))
     return peers.DistillationTrainer.compute_loss(bare, pair.student, peers.as_inputs(batch))
 
 
@@ -131,6 +130,11 @@ def test_losses_are_the_originals_when_models_and_batch_are_the_same(batch: Batc
         assert found == pytest.approx(expected, rel=1e-5)
     expected = Original(models(), positions="all").loss(batch).item()
     assert trainer_loss(models(), batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_trainer_runs_the_teacher_in_bf16_when_it_trains_in_bf16() -> None:
+    whole, half = (trainer_loss(models(), MASKED, bf16=bf16).item() for bf16 in (False, True))
+    assert 1e-5 < abs(half - whole) / whole < 0.05
 
 
 def test_textbrewer_loss_exceeds_the_originals_by_the_entropy_when_models_are_the_same() -> None:
@@ -159,7 +163,7 @@ def test_agreement_names_who_differs_when_a_loss_is_another() -> None:
     assert {name: row["agrees"] for name, row in found.items()} == {
         "same": True, "other": False, "half": None, "surplus": False
     }  # fmt: skip
-    assert found["other"]["difference"] == pytest.approx(1.0) and 0 < found["half"]["difference"] < 0.05
+    assert found["other"]["difference"] == pytest.approx(1.0) and 1e-5 < found["half"]["difference"] < 0.05
     assert found["surplus"]["expected"] > found["other"]["expected"]
 
 
