@@ -116,8 +116,8 @@ def _is_plain(w: Tensor) -> bool:
     """
     if w.device.type != "cpu" or w.numel() == 0:
         return False
-    lowest, highest = (float(x) for x in torch.aminmax(w))
-    return _SMALL <= max(-lowest, highest) < _FAR
+    lowest, highest = torch.aminmax(w)
+    return _SMALL <= max(-float(lowest), float(highest)) < _FAR
 
 
 def _kl_rows_of_any(log_target: Tensor, p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
