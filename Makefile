@@ -2,11 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# what scripts/benchmark.py measures beside the step of distillkit; nothing else needs it
+PEERS := textbrewer==0.2.1.post1 accelerate==1.15.0 psutil==7.2.2
 # a dot every two seconds while a command runs, and its exit code
 DOTS = & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check demo clean
+.PHONY: help setup test test-all check demo benchmark clean
 
 help:  ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -40,6 +42,11 @@ check: setup  ## lint, formatting and types
 
 demo: setup  ## two students of the demo teacher, a control, and a page that compares them
 	@$(BIN)/python scripts/demo.py
+
+benchmark: setup  ## a training step beside what people use today, the small shape, under 10 minutes
+	@for package in $(PEERS); do $(PIP) --no-deps $$package 2>/dev/null || \
+		echo "benchmark: this index lacks $$package: its peer is left out"; done
+	@$(BIN)/python scripts/benchmark.py step --shape small
 
 clean:  ## remove .venv and everything that was built; runs/ and data/ stay
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -27,6 +27,7 @@ from distillkit.teachers import (
     load_model,
     load_tokenizer,
 )
+from distillkit.training.layers import check_compiler, compile_layers, recompute_layers
 from distillkit.training.module import DistillationModule
 
 CACHE_KEYS = ("cache", "cache_dtype", "cache_max_gb")
@@ -84,6 +85,9 @@ def build(cfg: dict[str, Any]) -> Parts:
     Raises:
         ConfigError, TeacherError, DataError: the first thing that does not fit.
     """
+    if cfg["run"]["compile"]:
+        with activity("trying the compiler"):
+            check_compiler(run_device(cfg))
     with activity("loading the models"):
         teacher = build_teacher(cfg)
         tokenizer = build_tokenizer(cfg, teacher)
@@ -105,8 +109,14 @@ def ranks(cfg: dict[str, Any]) -> int:
     if isinstance(devices, list):
         return len(devices) * trainer["num_nodes"]
     if str(devices) in ("auto", "-1"):
-        devices = 1 if trainer["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
+        devices = 1 if run_device(cfg).type == "cpu" else torch.cuda.device_count()
     return int(devices) * trainer["num_nodes"]
+
+
+def run_device(cfg: dict[str, Any]) -> torch.device:
+    """The kind of device that the run computes on: a GPU where there is one, unless the CPU is asked for."""
+    on_gpu = cfg["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
@@ -138,6 +148,7 @@ def build_cache(cfg: dict[str, Any], parts: Parts, device: torch.device) -> Cach
         "data": parts.data.prepare().key,
         "masking": cfg["masking"],
         "autocast": str(cfg["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
+        "compile": cfg["run"]["compile"],
         "batches": [cfg["data"]["batch_size"], cfg["data"]["batch_tokens"], *share],
     }
     homes, seeds = parts.data.homes(*share), {TRAIN: cfg["seed"], VALID: VALID_SEED}
@@ -211,8 +222,10 @@ def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Maske
     )
 
 
-def build_module(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None = None) -> DistillationModule:
-    """The Lightning module over built parts, in the precision it trains in.
+def build_module(
+    cfg: dict[str, Any], parts: Parts, *, cache: CachedTeacher | None = None, roof: float | None = None
+) -> DistillationModule:
+    """The Lightning module over built parts, in the precision it trains in, its layers run as the configuration says.
 
     Lightning converts after a checkpoint is loaded, which would round a checkpoint in double precision.
 
@@ -220,7 +233,9 @@ def build_module(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None 
         cfg: settled and validated.
         parts: built from it.
         cache: takes the place of `parts.teacher`.
+        roof: operations a second that the speed is a share of.
     """
+    _set_layers(cfg, parts)
     dtypes = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
     module = DistillationModule(
         parts.student.model,
@@ -229,5 +244,17 @@ def build_module(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None 
         optimizer=make(cfg["optimizer"]),
         scheduler=make(cfg["scheduler"]),
         seed=cfg["seed"],
+        compiled=cfg["run"]["compile"],
+        roof=roof,
     )
     return module.to(dtypes.get(str(cfg["trainer"]["precision"]), torch.float32))
+
+
+def _set_layers(cfg: dict[str, Any], parts: Parts) -> None:
+    """Compiles the layers of both models, and lets the student's be recomputed, where the configuration asks for it."""
+    student, data = parts.student.model, cfg["data"]
+    if cfg["run"]["compile"]:
+        for model in (student, parts.teacher.model) if parts.teacher else (student,):
+            compile_layers(model, changing_shapes=data["packing"] == "none")
+    if cfg["run"]["gradient_checkpointing"]:
+        recompute_layers(student)

@@ -107,28 +107,41 @@ class _Pass:
         """[K] totals and [K] counts of the terms over a chunk; fills its gradient [n, V], if there is one."""
         labels = self.rows.labels[chunk]
         predicted = min(max(self.rows.predictions - chunk.start, 0), len(labels))
-        totals = logits.new_zeros(len(self.terms), dtype=_wide(logits).dtype)
+        totals = logits.new_zeros(len(self.terms), dtype=_scratch(logits[:0]).dtype)
         counts = torch.zeros(len(self.terms), dtype=torch.int64, device=logits.device)
         for block in [*row_blocks(logits, 0, predicted), *row_blocks(logits, predicted)]:
-            own, other = _wide(logits[block]), None if target is None else _wide(target[block])
-            whole = torch.zeros_like(own) if gradient is not None else None
+            parts = []
             for i, term in enumerate(self.terms):
                 if term.positions == "predicted" and block.start >= predicted:
                     continue
-                if whole is None:
+                own, other = _scratch(logits[block]), None if target is None else _scratch(target[block])
+                if gradient is None:
                     found = term(own, other, labels[block])
                 else:
                     found, part = term.with_gradient(own, other, labels[block])
-                    whole[:, : part.shape[1]].add_(part, alpha=self.scales[i])
+                    parts.append(part.mul_(self.scales[i]))
                 totals[i] += found.total
                 counts[i] += found.count
-            if gradient is not None and whole is not None:
-                gradient[block] = whole
+            if gradient is not None:
+                _add_up(parts, gradient[block])
         return totals, counts
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _scratch(x: Tensor) -> Tensor:
+    """A copy in float32, or float64 where it is that."""
+    return x.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
+
+
+def _add_up(parts: Sequence[Tensor], total: Tensor) -> None:
+    """Writes the sum of [n, V'] parts, V' <= V, into total [n, V]; overwrites the widest part."""
+    widest = max(parts, key=lambda part: part.shape[1], default=None)
+    for part in parts:
+        if widest is not None and part is not widest:
+            widest[:, : part.shape[1]] += part
+    known = 0 if widest is None else widest.shape[1]
+    if widest is not None:
+        total[:, :known] = widest
+    total[:, known:] = 0
 
 
 class _InChunks(torch.autograd.Function):
@@ -139,9 +152,8 @@ class _InChunks(torch.autograd.Function):
         ctx: Any, compute: _Pass, chunk_rows: int, rows: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         differentiate = any(ctx.needs_input_grad)
-        row_grads = torch.zeros_like(rows) if differentiate else None
-        weight_grads = [torch.zeros_like(w) for w in weights]
-        parts = []
+        row_grads, parts = torch.empty_like(rows), []
+        weight_grads: list[Tensor] = []
         # an empty selection still runs once: every weight then has a zero gradient, as DDP expects
         for start in range(0, max(1, len(rows)), chunk_rows):
             chunk = slice(start, start + chunk_rows)
@@ -150,16 +162,18 @@ class _InChunks(torch.autograd.Function):
                 logits, target = compute.logits(own, chunk)
             gradient = torch.empty_like(logits) if differentiate else None
             parts.append(compute.sums(logits.detach(), target, chunk, gradient))
-            if row_grads is not None:
+            if differentiate:
                 row_grads[chunk], *grads = torch.autograd.grad(logits, [own, *weights], gradient)
-                for total, grad in zip(weight_grads, grads, strict=True):
-                    total += grad
+                weight_grads = [t.add_(g) for t, g in zip(weight_grads, grads, strict=True)] if start else grads
         totals, counts = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         share = torch.stack([t * scale for t, scale in zip(totals.unbind(), compute.scales, strict=True)]).sum()
-        ctx.save_for_backward(*([row_grads] if row_grads is not None else []), *weight_grads)
+        ctx.save_for_backward(*([row_grads] if differentiate else []), *weight_grads)
         ctx.mark_non_differentiable(totals, counts)
         return share, totals, counts
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(grad * grads[0].to(grad.dtype) for grad in ctx.saved_tensors))
+        factor = grads[0]
+        if factor.device.type == "cpu" and factor == 1:  # a pass over the vocabulary's matrix saved
+            return None, None, *ctx.saved_tensors
+        return None, None, *(grad * factor.to(grad.dtype) for grad in ctx.saved_tensors)

@@ -14,13 +14,14 @@ from typing import Any
 from distillkit.errors import FAILED_PARTS, ConfigError
 
 
-def _prepare(args: argparse.Namespace) -> None:
-    """Readies the process for work: the libraries quiet, activities shown, memory kept."""
-    from distillkit import config, machine, progress
+def _prepare(args: argparse.Namespace, *, keep_memory: bool = True) -> None:
+    """Readies the process for work: the libraries quiet, activities shown, freed memory kept where no key says so."""
+    from distillkit import launching, machine, progress
 
     _quiet()
-    machine.keep_freed_memory()
-    if config.is_first_rank():
+    if keep_memory:
+        machine.keep_freed_memory()
+    if launching.is_first_rank():
         progress.show(lines=args.verbose)
 
 
@@ -75,7 +76,7 @@ def _train(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _prepare(args)
+    _prepare(args, keep_memory=False)
     with _starting(), contextlib.redirect_stdout(sys.stderr):
         from distillkit import run
 
@@ -88,7 +89,7 @@ def _train(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     if not args.words or "=" in args.words[0]:
         raise ConfigError("name the run's folder", key="RUN_DIR", value="", fix="distillkit resume RUN_DIR")
-    _prepare(args)
+    _prepare(args, keep_memory=False)
     with _starting():
         from distillkit import run
 
@@ -116,7 +117,7 @@ def _info(args: argparse.Namespace) -> int:
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0
-    _prepare(args)
+    _prepare(args, keep_memory=False)
     with _starting():
         from distillkit import inspection
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillkit.errors import ConfigError
+from distillkit.launching import is_first_rank, started_processes
 
 _PATHS = ("teacher.path", "teacher.cache", "tokenizer.path", "student.init_from", "student.path", "data.path",
           "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
@@ -210,7 +211,7 @@ def _settle_run(run: DictConfig, hydra: DictConfig) -> None:
     """Chooses folder and id; the other ranks compose again, seconds later, and must come to the same."""
     if run.dir is None:
         name = hydra.runtime.choices.get("experiment") or "train"
-        if is_first_rank():
+        if is_first_rank() and started_processes() == 1:
             os.environ["DISTILLKIT_RUN_DIR"] = f"runs/{name}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
         elif "DISTILLKIT_RUN_DIR" not in os.environ:
             raise ConfigError("the ranks must know their folder", key="run.dir", value=None, fix="set run.dir=FOLDER")
@@ -219,12 +220,6 @@ def _settle_run(run: DictConfig, hydra: DictConfig) -> None:
         if is_first_rank():
             os.environ["DISTILLKIT_RUN_ID"] = secrets.token_hex(4)
         run.id = os.environ.get("DISTILLKIT_RUN_ID")  # without one: another launcher's rank, which logs nothing
-
-
-def is_first_rank() -> bool:
-    """Whether this process owns lock, folders and reports: no launcher has given it another rank than 0."""
-    ranks = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def _absolute(value: Any, key: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,11 +32,12 @@ def encode(model: PreTrainedModel, batch: Batch) -> Tensor:
     Returns:
         [N, H] in the order of the batch's layout, in the model's dtype.
     """
+    rows = takes_rows(model)
     if batch.attention_mask is None:
         return model.base_model(input_ids=batch.input_ids)[0].flatten(0, 1)
     layout = with_layout(batch).layout
     assert layout is not None
-    if takes_rows(model):
+    if rows:
         return _encode_rows(model, batch.input_ids, layout)
     hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
     return hidden.flatten(0, 1).index_select(0, layout.attended)
@@ -65,13 +65,17 @@ def takes_rows(model: PreTrainedModel) -> bool:
     """
     if model not in _takes_rows:
         use_quick_attention(model)
-        _takes_rows[model] = _compiled(model) is None and _same_states(model)
+        _takes_rows[model] = _same_states(model)
     return _takes_rows[model]
 
 
-def _compiled(model: PreTrainedModel) -> Any:
-    """A compiled encoder wants shapes that repeat, which rows of changing lengths are not."""
-    return getattr(model.base_model, "_compiled_call_impl", None)
+def keep_padding(model: PreTrainedModel) -> None:
+    """Leaves a model its own attention and its padding: compiled code wants shapes that repeat.
+
+    Args:
+        model: that is or will be compiled.
+    """
+    _takes_rows[model] = False
 
 
 @torch.no_grad()

@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distillkit import building, config
+from distillkit import building, config, machine
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
+from distillkit.phases import shares
 from distillkit.probe import probe
 from distillkit.progress import duration
 from distillkit.rundir import CONFIG, STUDENT
@@ -25,12 +24,13 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
 
     Returns:
         Plain values: teacher, student (sizes, layer_map, transfer), data (rows, tokens ...), run (steps per epoch,
-        epochs, tokens per step), teacher_cache (size, free space, share of rows read),
+        epochs, tokens per step, threads and memory settings), teacher_cache (size, free space, share of rows read),
         expected (`probe.probe`: time and memory) when measured.
 
     Raises:
         ConfigError, TeacherError, DataError: as train would.
     """
+    machine.set_up(cfg["run"])
     parts = building.build(cfg)
     trainer = cfg["trainer"]
     ranks = building.ranks(cfg)
@@ -48,7 +48,7 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
             "epochs": round(steps / epoch, 3),
             "rows_dropped_per_epoch": plan.dropped_rows,
             "sequences_per_step": (cfg["data"]["batch_size"] or 0) * ranks * trainer["accumulate_grad_batches"] or None,
-            "threads": torch.get_num_threads(),
+            **machine.settings(),
         },
     }
     facts["teacher_cache"] = _cache_facts(cfg, parts, steps / epoch)
@@ -57,8 +57,7 @@ def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
 
 def _cache_facts(cfg: dict[str, Any], parts: building.Parts, epochs: float) -> dict[str, Any] | None:
     """Size, free space, and the share of the rows that this run alone would read; None without a cache."""
-    on_gpu = torch.cuda.is_available() and cfg["trainer"]["accelerator"] != "cpu"
-    cache = building.build_cache(cfg, parts, torch.device("cuda" if on_gpu else "cpu"))
+    cache = building.build_cache(cfg, parts, building.run_device(cfg))
     if cache is None:
         return None
     return cache.size(building.mask_epochs(cfg, parts)) | {
@@ -104,10 +103,15 @@ def _expected(found: dict[str, Any] | None) -> list[str]:
     gpu, title = found.get("peak_gpu_memory_mb"), "expected, from a few steps:"
     if found["out_of_memory"]:
         return [title, f"  the GPU's memory runs out beyond {gpu:,.0f} MB; lower data.batch_size or data.max_length"]
+    roof, share = found["roof"], found["mfu"]
     return [
         title,
         f"  training: {duration(found['train_seconds'])} ({found['seconds_per_step']:.3g} s a step,"
         f" {found['tokens_per_second']:,.0f} tokens/s a process)",
+        f"  of a step: {shares(found['phases'])}",
+        f"  {found['advice']}",
+        f"  roof: {roof['flops_per_second'] / 1e9:,.0f} GFLOP/s in {roof['dtype']}"
+        + (f", of which a step reaches {share:.0%}" if share else ""),
         f"  evaluation: {duration(found['evaluation_seconds'])}",
         f"  memory: {found['peak_memory_mb']:,.0f} MB" + (f", on the GPU {gpu:,.0f} MB" if gpu else ""),
     ]
@@ -119,8 +123,14 @@ def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         if isinstance(value, dict):
             pairs += _flat(value, f"{prefix}{key} ")
         else:
-            pairs.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int) else value))
+            pairs.append((f"{prefix}{key}", _shown(value)))
     return pairs
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def evaluate(folders: list[str], composed: dict[str, Any] | None, overrides: list[str]) -> dict[str, dict[str, Any]]:

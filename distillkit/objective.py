@@ -17,9 +17,12 @@ from distillkit.encoding import encode
 from distillkit.errors import ConfigError
 from distillkit.heads import head_parameters
 from distillkit.layout import with_layout
+from distillkit.phases import phase
 from distillkit.types import Batch, LossSum, StepTotals
 
 POSITIONS = ("all", "predicted")
+_CHUNK = 2**24
+"""Logits of a chunk. Once a chunk the gradient of the vocabulary's matrix is added up, which small ones would feel."""
 
 
 class HiddenSource(Protocol):
@@ -62,8 +65,8 @@ class Term(ABC):
         Whoever knows the derivative overrides this: here autograd finds it.
 
         Args:
-            student_logits: [n, V], float32 or float64; may be overwritten.
-            teacher_logits: [n, V] of the same dtype, or None without a teacher.
+            student_logits: [n, V], float32 or float64; the term's own copy, to work in.
+            teacher_logits: the same, [n, V]; None without a teacher.
             labels: [n] int64.
         """
         with torch.enable_grad():
@@ -158,7 +161,8 @@ class Objective(nn.Module):
         student_width: hidden size of the student; only needed when a term compares hidden states.
         teacher_width: hidden size of the teacher; where it differs, a learned linear projection maps the student's
             states to it. It is trained and checkpointed with the objective and never exported.
-        chunk_rows: positions whose logits exist at one time; bounds memory, does not change results.
+        chunk_rows: positions whose logits exist at one time; bounds memory, changes results by rounding alone. None: as
+            many as make 16 million logits of the student.
 
     Raises:
         ConfigError: every weight is 0.
@@ -170,7 +174,7 @@ class Objective(nn.Module):
         *,
         student_width: int | None = None,
         teacher_width: int | None = None,
-        chunk_rows: int = 1024,
+        chunk_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.terms = {name: term for name, term in terms.items() if term.weight > 0}
@@ -209,11 +213,13 @@ class Objective(nn.Module):
         """As `forward`, for the given terms instead of the objective's own (metrics are terms too)."""
         batch = with_layout(batch)
         assert batch.layout is not None
-        hidden = encode(student, batch)
-        target = None
+        target = None  # the teacher first: what its pass needs is free again when the student's is kept
         if any(term.needs_teacher for term in terms.values()):
             assert teacher is not None, "a term compares with a teacher and there is none"
-            target = teacher.hidden(batch)
+            with phase("teacher"):
+                target = teacher.hidden(batch)
+        with phase("forward"):
+            hidden = encode(student, batch)
         sums: dict[str, LossSum] = {}
         loss = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
         logit_terms = {name: term for name, term in terms.items() if term.on == "logits"}
@@ -229,7 +235,8 @@ class Objective(nn.Module):
             )
             weights = self._head_parameters(student) if torch.is_grad_enabled() else []
             model = None if teacher is None else teacher.model
-            share, sums = on_logits(student, model, inputs, logit_terms, batch.totals, self.chunk_rows, weights)
+            chunk_rows = self.chunk_rows or max(1, _CHUNK // student.config.vocab_size)
+            share, sums = on_logits(student, model, inputs, logit_terms, batch.totals, chunk_rows, weights)
             loss = loss + share
         for name, term in terms.items():
             if term.on == "hidden":

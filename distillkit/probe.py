@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
-from collections import defaultdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +13,10 @@ from distillkit import building
 from distillkit.evaluation.intrinsic import evaluate_pair
 from distillkit.evaluation.summary import limit_batches, move
 from distillkit.machine import MEGABYTE, memory_used
+from distillkit.phases import NAMES, advise
 from distillkit.progress import activity
-from distillkit.training.module import validation_interval
+from distillkit.roof import describe_roof
+from distillkit.training.module import DistillationModule, validation_interval
 from distillkit.types import Batch
 
 _STEPS, _SECONDS = 4, 20.0
@@ -33,9 +33,11 @@ def probe(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
         parts: built from it.
 
     Returns:
-        out_of_memory, whether the GPU's did not suffice; where it did: seconds_per_step, tokens_per_second (attended
-        positions of one process), train_seconds and evaluation_seconds of the whole run (validations and the
-        evaluation after training), peak_memory_mb of this process. On a GPU peak_gpu_memory_mb. MB of 10^6 bytes.
+        out_of_memory, whether the GPU's did not suffice; where it did: seconds_per_step, phases (its seconds by phase),
+        tokens_per_second (attended positions of one process), flops_per_second and mfu (share of the roof; None where
+        the operations cannot be counted), roof (`describe_roof`), advice (what to change), train_seconds and
+        evaluation_seconds of the whole run (validations and the evaluation after training), peak_memory_mb of this
+        process. On a GPU peak_gpu_memory_mb. MB of 10^6 bytes.
     """
     try:
         return {"out_of_memory": False} | _measured(cfg, parts)
@@ -45,51 +47,64 @@ def probe(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
 
 def _measured(cfg: dict[str, Any], parts: building.Parts) -> dict[str, Any]:
     accumulate = cfg["trainer"]["accumulate_grad_batches"]
-    timer = _Timer()
+    timer, own = _Timer(), min(accumulate, 2)
     alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": 0}
     alone |= {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "min_steps": None, "min_epochs": None}
-    own = {"max_steps": _STEPS, "max_epochs": None, "accumulate_grad_batches": min(accumulate, 2)}
+    short = {"max_steps": _STEPS, "max_epochs": None, "accumulate_grad_batches": own, "log_every_n_steps": _STEPS + 1}
     silent = {"logger": False, "enable_checkpointing": False, "callbacks": [timer]}
-    trainer = building.make(cfg["trainer"] | alone | own, **silent)
+    trainer = building.make(cfg["trainer"] | alone | short, **silent)
+    device = trainer.strategy.root_device
+    roof = describe_roof(device, cfg["trainer"]["precision"])
     with activity("probing: a few steps"):
-        trainer.fit(building.build_module(cfg, parts), datamodule=parts.data)
-    first, last = (statistics.median(timer.seconds[micro]) for micro in (0, min(accumulate, 2) - 1))
-    step = (accumulate - 1) * first + last
+        trainer.fit(building.build_module(cfg, parts, roof=roof["flops_per_second"]), datamodule=parts.data)
+    speed = _scaled(timer.figures, accumulate / own)
     with activity("probing: evaluation"):
-        each, batches = _evaluation(cfg, parts, trainer.strategy.root_device)
+        each, batches = _evaluation(cfg, parts, device)
     steps, _ = building.total_steps(cfg, parts)
     return {
-        "seconds_per_step": step,
-        "tokens_per_second": accumulate * statistics.mean(timer.tokens) / step,
-        "train_seconds": steps * step,
+        **speed,
+        "roof": roof,
+        "advice": advise(speed["phases"], cfg),
+        "train_seconds": steps * speed["seconds_per_step"],
         "evaluation_seconds": each * batches,
-        **memory_used(trainer.strategy.root_device),
+        **memory_used(device),
     }
 
 
+def _scaled(figures: dict[str, float], more: float) -> dict[str, Any]:
+    """The gauge's figures for a step of `more` times as many micro-batches, which still updates once."""
+    phases = {name: figures[f"{name}_seconds"] * (1 if name == "optimizer" else more) for name in NAMES}
+    step = sum(phases.values())
+    faster = more * figures["seconds_per_step"] / step
+    rates = {name: figures.get(name) for name in ("tokens_per_second", "flops_per_second", "mfu")}
+    found = {name: None if rate is None else rate * faster for name, rate in rates.items()}
+    return {"seconds_per_step": step, "phases": phases, **found}
+
+
 class _Timer(pl.Callback):
-    """Seconds of each micro-batch after the first optimizer step, by its place in the step, and tokens of each."""
+    """Figures of the optimizer steps after the first, which warms up; ends the training when they take long."""
 
     def __init__(self) -> None:
-        self.seconds: dict[int, list[float]] = defaultdict(list)
-        self.tokens: list[int] = []
-        self._began = self._last = time.perf_counter()
+        self.figures: dict[str, float] = {}
+        self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._began = self._last = time.perf_counter()
+        self._began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if trainer.global_step > 1 or (trainer.global_step == 1 and batch.micro < trainer.accumulate_grad_batches - 1):
-            self.seconds[batch.micro].append(now - self._last)
-        self.tokens.append(batch.input_ids.numel() if batch.attention_mask is None else int(batch.attention_mask.sum()))
-        self._last = now
-        measured = all(self.seconds.get(micro) for micro in range(trainer.accumulate_grad_batches))
-        trainer.should_stop = measured and now - self._began > _SECONDS
+        if batch.micro < trainer.accumulate_grad_batches - 1:
+            return
+        assert isinstance(pl_module, DistillationModule) and pl_module.gauge is not None
+        if trainer.global_step == 1:
+            pl_module.gauge.window()
+        else:
+            trainer.should_stop = time.perf_counter() - self._began > _SECONDS
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DistillationModule) and pl_module.gauge is not None
+        self.figures = pl_module.gauge.window()
 
 
 def _evaluation(cfg: dict[str, Any], parts: building.Parts, device: torch.device) -> tuple[float, float]:

@@ -10,13 +10,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from distillkit import __version__, config, tracking, validation
+from distillkit import __version__, config, machine, tracking, validation
 from distillkit.building import Parts, build, build_cache, build_module, make, mask_epochs, ranks, total_steps
 from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
-from distillkit.rundir import CHECKPOINTS, METRICS, STUDENT, RunFolder
+from distillkit.launching import check_processes, is_first_rank
+from distillkit.roof import describe_roof
+from distillkit.rundir import CHECKPOINTS, FACTS, METRICS, STUDENT, RunFolder
 from distillkit.teacher_cache import CachedTeacher
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
@@ -26,8 +28,9 @@ from distillkit.training.loggers import MetricsFile
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
     "data.num_proc", "data.cache_dir", "teacher.cache", "logger.wandb.offline", "run.license", "run.report",
+    "run.threads", "run.keep_freed_memory", "run.gradient_checkpointing",
 )  # fmt: skip
-"""Keys that may change on resume: they alter no batch, no mask and no step already taken."""
+"""Keys that may change on resume: they alter no batch, no mask, no gradient and no step already taken."""
 
 
 def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -43,7 +46,9 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         DistillkitError: with the exit code to end with.
     """
-    with RunFolder(cfg["run"]["dir"], new=True, held=config.is_first_rank()) as folder:
+    check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
+    with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
+        machine.set_up(cfg["run"])
         parts = build(cfg)
         return _fit(cfg, overrides, [], parts, folder, None)
 
@@ -61,17 +66,19 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     Raises:
         RunStateError: not a run, in use, or the configuration or corpus differ; the differences are named.
     """
-    with RunFolder(run_dir, new=False, held=config.is_first_rank()) as folder:
+    with RunFolder(run_dir, new=False, held=is_first_rank()) as folder:
         facts = folder.facts
         began, here = config.completed(facts["config"]), str(folder.path.resolve())
         began = config.relocated(began, began["run"]["dir"], here)
         stored = config.completed(folder.config)
         cfg = config.with_changes(config.relocated(stored, stored["run"]["dir"], here), overrides)
         validation.validate(cfg)
+        check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
         _refuse_changes(began, cfg)
         steps = cfg["trainer"]["max_steps"]
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
             return None
+        machine.set_up(cfg["run"])
         parts = build(cfg)
         now = _facts(cfg, parts)
         if now["corpus"] != facts["corpus"]:
@@ -79,7 +86,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
                                 value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
         if now["threads"] != facts["threads"]:
             _say(f"warning: {now['threads']} threads instead of {facts['threads']}: sums round differently, so the run"
-                 f" will not be identical; set OMP_NUM_THREADS={facts['threads']}")  # fmt: skip
+                 f" will not be identical; set run.threads={facts['threads']}")  # fmt: skip
         checkpoint = newest_good(folder.path / CHECKPOINTS, on_skip=lambda error: _say(f"warning: skipped {error}"))
         step = checkpoint_step(checkpoint) if checkpoint else 0
         if 0 < steps < step:
@@ -107,7 +114,7 @@ def _facts(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None = None
     return {
         "teacher_cache": cache and cache.keys,
         "version": __version__,
-        "threads": torch.get_num_threads(),
+        **machine.settings(),
         "corpus": parts.data.prepare().key,
         "data": parts.data.prepare().stats,
         "tokens_per_step": parts.data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"]).tokens_per_step,
@@ -129,8 +136,9 @@ def _fit(
     cache = build_cache(cfg, parts, trainer.strategy.root_device)
     if cache is not None:
         _open(cache, mask_epochs(cfg, parts))
-    module = build_module(cfg, parts, cache)
-    folder.write_config(cfg, overrides, _facts(cfg, parts, cache))
+    roof = _roof(cfg, folder, trainer)
+    module = build_module(cfg, parts, cache=cache, roof=roof["flops_per_second"] if roof else None)
+    folder.write_config(cfg, overrides, _facts(cfg, parts, cache) | {"roof": roof})
     step = checkpoint_step(checkpoint) if checkpoint else 0
     steps, _ = total_steps(cfg, parts)
     name = "resume" if checkpoint else "start"
@@ -145,6 +153,14 @@ def _fit(
         if cache is not None:
             _close(cache, folder)
         return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
+
+
+def _roof(cfg: dict[str, Any], folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any] | None:
+    """What the run's speed is a share of; a resumed run's is the one it began with. None on ranks that log nothing."""
+    if not folder.held:
+        return None
+    known = folder.facts.get("roof") if (folder.path / FACTS).is_file() else None
+    return describe_roof(trainer.strategy.root_device, cfg["trainer"]["precision"], known)
 
 
 def _open(cache: CachedTeacher, epochs: int) -> None:
@@ -167,10 +183,11 @@ def _close(cache: CachedTeacher, folder: RunFolder) -> None:
 def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer: pl.Trainer) -> dict[str, Any]:
     """What a trained student leaves: held-out figures beside the teacher's, and its folder with a card of them."""
     models = ({"teacher": parts.teacher.model} if parts.teacher else {}) | {"student": parts.student.model}
-    figures = evaluate_side_by_side(
-        models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
-        precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
-    )  # fmt: skip
+    with torch.compiler.set_stance("force_eager"):  # the exported model as anyone will run it
+        figures = evaluate_side_by_side(
+            models, parts.data, teacher=parts.teacher, limit=cfg["run"]["evaluation_batches"],
+            precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
+        )  # fmt: skip
     folder.write_evaluation(figures)
     step = trainer.global_step
     card = model_card(cfg, folder.facts, figures, folder.commands, step=step, ranks=trainer.world_size)
@@ -208,5 +225,5 @@ def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | Non
 
 
 def _say(text: str) -> None:
-    if config.is_first_rank():
+    if is_first_rank():
         print(text, file=sys.stderr, flush=True)

@@ -8,10 +8,9 @@ from typing import Any
 
 from distillkit.errors import RunStateError
 from distillkit.locking import holder
+from distillkit.phases import NAMES, shares
 from distillkit.progress import duration
 from distillkit.rundir import BEGINNINGS, CONFIG, ERRORS, METRICS, read_events, read_metrics
-
-_FIGURES = ("tokens_per_second", "lr")
 
 
 def read_status(folder: str) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def read_status(folder: str) -> dict[str, Any]:
 
     Returns:
         Plain values: run_dir, state ("running", "finished", "failed" or "stopped"), pid, step, steps (of the whole
-        run), seconds_left (estimated, while running), checkpoint (newest saved step), train and held_out (newest
+        run), seconds_left (estimated, while running), checkpoint (newest saved step), train, speed and held_out (newest
         figures by name), error (the last failure's line), updated (Unix seconds of the newest entry). None where
         there is nothing to tell.
 
@@ -48,7 +47,8 @@ def read_status(folder: str) -> dict[str, Any]:
         "steps": steps,
         "seconds_left": _seconds_left(began, step, steps, updated) if state == "running" else None,
         "checkpoint": saved[-1] if saved else None,
-        "train": _newest(rows, ("train/", *_FIGURES)),
+        "train": _newest(rows, ("train/", "lr")),
+        "speed": _newest(rows, ("speed/",)),
         "held_out": _newest(rows, ("valid/",)),
         "error": _last_line(path / ERRORS) if state == "failed" else None,
         "updated": updated,
@@ -99,6 +99,13 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def _pace(speed: dict[str, float]) -> str:
+    """Such as "12,345 tokens/s, 41% of the roof, 0.33 s a step: student backward 41%, teacher 20%"."""
+    roof = f", {speed['mfu']:.0%} of the roof" if "mfu" in speed else ""
+    phases = shares({name: speed.get(f"{name}_seconds", 0.0) for name in NAMES})
+    return f"{_number(speed['tokens_per_second'])} tokens/s{roof}, {speed['seconds_per_step']:.3g} s a step: {phases}"
+
+
 def as_text(status: dict[str, Any]) -> str:
     """`read_status`'s facts as lines a person reads."""
     of = f" of {status['steps']:,}" if status["steps"] else ""
@@ -109,6 +116,8 @@ def as_text(status: dict[str, Any]) -> str:
         if status[name]:
             figures = "  ".join(f"{key} {_number(value)}" for key, value in status[name].items())
             lines.append(f"  {name.replace('_', '-')}: {figures}")
+    if status["speed"]:
+        lines.append(f"  speed: {_pace(status['speed'])}")
     if status["checkpoint"] is not None:
         lines.append(f"  newest checkpoint: step {status['checkpoint']:,}")
     if status["error"]:

@@ -33,7 +33,7 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
     which `wandb sync` joins by the id. W&B keeps the last 32 kB of a log in memory, which a kill loses: a resumed run
     first logs what W&B lacks of metrics.csv up to its checkpoint, so that the last session offline is complete. Steps
     that were logged before do not contradict: resume is exact, so their values are the same (but for
-    tokens_per_second), and curves are drawn over `trainer/global_step`, the optimizer steps. W&B shows the run as
+    speed/*), and curves are drawn over `trainer/global_step`, the optimizer steps. W&B shows the run as
     finished, failed, preempted (after SIGTERM) or crashed (killed).
 
     With `offline=false`, but no answer, good key or run within 10 s and `settings.init_timeout`, one warning is

@@ -34,7 +34,7 @@ def validate(cfg: dict[str, Any]) -> None:
     """
     check_targets(cfg)
     _number(cfg, "seed", low=0, integer=True)
-    _validate_names(cfg["run"])
+    _validate_run(cfg["run"])
     _validate_loss(cfg)
     _validate_sources(cfg)
     for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
@@ -44,11 +44,13 @@ def validate(cfg: dict[str, Any]) -> None:
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
         _number(cfg, key, low=0)
     for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
-                "trainer.log_every_n_steps", "data.batch_size", "data.batch_tokens", "data.mask_epochs"):  # fmt: skip
+                "trainer.log_every_n_steps", "trainer.num_nodes", "data.batch_size", "data.batch_tokens",
+                "data.mask_epochs"):  # fmt: skip
         _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
     _validate_cache(cfg)
     _number(cfg, "data.max_length", low=8, integer=True)
     _number(cfg, "data.num_workers", low=0, integer=True)
+    _number(cfg, "run.threads", low=1, integer=True, optional=True, fix="set run.threads=null")
     _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
 
@@ -84,10 +86,13 @@ def validate_comparison(cfg: dict[str, Any]) -> None:
                           allowed="1", fix="set run.jobs for several at once")  # fmt: skip
 
 
-def _validate_names(run: dict[str, Any]) -> None:
+def _validate_run(run: dict[str, Any]) -> None:
     if not re.fullmatch(r"[\w-]{1,64}", str(run["id"])):  # becomes a folder's name
         raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")
     check_license(run["license"], key="run.license")
+    for name in ("compile", "gradient_checkpointing", "keep_freed_memory"):
+        if not isinstance(run[name], bool):
+            raise ConfigError("must be a switch", key=f"run.{name}", value=run[name], allowed="true, false")
 
 
 def _validate_loss(cfg: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Puts the figures of docs/figures/*.json into the README, between its markers.
 
-    python scripts/update_readme.py [--demo runs/demo] [--comparison runs/compare]
+    python scripts/update_readme.py [--demo runs/demo] [--comparison runs/compare] [--benchmark runs/benchmark]
 
-First records the report of a demo, or the results of a comparison, in docs/figures/ where they are named.
+First records the report of a demo, the results of a comparison or of a benchmark in docs/figures/ where they are named.
 """
 
 from __future__ import annotations
@@ -68,6 +68,50 @@ def record_comparison(page: Path) -> None:
         shutil.copy(picture, FIGURES / f"comparison_{picture.name}")
 
 
+def record_benchmark(folder: Path) -> None:
+    """Copies what the README shows of a benchmark: its figures, and the picture of one case in both themes.
+
+    Args:
+        folder: that scripts/benchmark.py wrote to.
+    """
+    facts = json.loads((folder / "benchmark.json").read_text())
+    (FIGURES / "benchmark.json").write_text(json.dumps(facts, indent=1) + "\n")
+    for picture in folder.glob(f"{_shown(facts)}_*.png"):
+        shutil.copy(picture, FIGURES / picture.name.replace(_shown(facts), "benchmark"))
+
+
+def _shown(facts: Mapping[str, Any]) -> str:
+    """The name of the picture that the README shows: of the largest shape, with random lengths."""
+    return f"benchmark_{'base' if 'base' in facts['step'] else next(iter(facts['step']))}_random_dropout_01"
+
+
+def benchmark_table(facts: Mapping[str, Any]) -> str:
+    """The steps of a benchmark with dropout 0.1, a contender a row, as Markdown; and how they were measured."""
+    parts = []
+    for shape, section in facts["step"].items():
+        cases = [case for case in section["cases"] if case["dropout"] == 0.1]
+        heads = [f"{case['batches']} ({case['fill']:.0%} real), tokens/s" for case in cases]
+        lines = [f"| {shape} | {' | '.join(heads)} | peak MB |", f"|---|{'---:|' * (len(cases) + 1)}"]
+        for name, title in section["titles"].items():
+            cells = [_speed(case["contenders"][name]) for case in cases]
+            peak = section["memory_mb"].get(name)
+            lines.append(f"| {title} | {' | '.join(cells)} | {'-' if peak is None else f'{peak:,.0f}'} |")
+        rounds, machine = ", ".join(str(case["rounds"]) for case in cases), section["machine"]
+        roof = f"{section['roof']['bf16'] / 1e9:,.0f} GFLOP/s in bf16, {section['roof']['fp32'] / 1e9:,.0f} in fp32"
+        how = (
+            f"Real tokens a second, median and quartiles of {rounds} interleaved rounds; x: of the original in the same"
+            f" round; %: of the best matrix product ({roof}). Dropout 0.1. {machine['threads']} threads"
+            f" ({machine['cpu']})."
+        )
+        parts += [*lines, "", f"({how})", ""]
+    return "\n".join(parts[:-1])
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    low, median, high = (f"{row['tokens_per_second'][key]:,.0f}" for key in ("low", "median", "high"))
+    return f"{median} ({low}-{high}), {row['ratio']['median']:.1f}x, {row['of_roof']['bf16']:.0%}"
+
+
 def comparison_table(facts: Mapping[str, Any]) -> str:
     """The scores of a comparison, one model a row, as Markdown; and how they came about."""
     head, rows = score_table(facts)
@@ -118,10 +162,18 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     return f"{QUALITY[key].format(statistics.fmean(values))} ({each})"
 
 
+TABLES = {
+    "demo": demo_table, "control": control_table, "comparison": comparison_table, "benchmark": benchmark_table
+}  # fmt: skip
+
+
 def filled(readme: str) -> str:
     """The README with its tables as the JSON files have them."""
-    for name, render in (("demo", demo_table), ("control", control_table), ("comparison", comparison_table)):
-        table = render(json.loads((FIGURES / f"{name}.json").read_text()))
+    for name, render in TABLES.items():
+        file = FIGURES / f"{name}.json"
+        if not file.is_file():  # measured now and then, on a quiet machine
+            continue
+        table = render(json.loads(file.read_text()))
         pattern = rf"(<!-- {name} table -->\n).*?(<!-- end -->)"
         readme = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", readme, flags=re.S)
     return readme
@@ -131,9 +183,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path)
     parser.add_argument("--comparison", type=Path)
+    parser.add_argument("--benchmark", type=Path)
     given = parser.parse_args()
     if given.demo:
         record_demo(given.demo)
     if given.comparison:
         record_comparison(given.comparison)
+    if given.benchmark:
+        record_benchmark(given.benchmark)
     README.write_text(filled(README.read_text()))

@@ -22,7 +22,7 @@ from distillkit.attention import use_quick_attention
 from distillkit.comparison.tasks.base import Outputs, Task
 from distillkit.errors import DataError, NumericalError, TeacherError
 from distillkit.sharing import restore_sharing
-from distillkit.training.numerics import clip_gradients
+from distillkit.training.clipping import ClippedModule
 from distillkit.training.optim import decay_groups
 
 LABELS = ("labels", "start_positions", "end_positions")
@@ -70,7 +70,7 @@ def _forget_head(model: PreTrainedModel, body: str, fresh: set[str]) -> None:
         model._init_weights(module)
 
 
-class FineTuning(pl.LightningModule):
+class FineTuning(ClippedModule):
     """Trains every weight of a model on its own loss; works in any Lightning Trainer.
 
     Args:
@@ -106,16 +106,6 @@ class FineTuning(pl.LightningModule):
         """NumericalError when a loss was not finite."""
         if not self.finite:
             raise NumericalError("a fine-tuning loss is not finite", key="optimizer.lr", fix="set a lower one")
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips with torch: Lightning refuses fused optimizers under bf16."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        clip_gradients(parameters, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over decay groups, and the schedule over all steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from distillkit.data.homes import Homes
 from distillkit.data.masking import VALID_SEED, TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch, check_batching
 from distillkit.errors import ConfigError
+from distillkit.phases import phase
 from distillkit.types import Batch, StepTotals
 
 
@@ -229,10 +230,26 @@ class MaskedLMDataModule(pl.LightningDataModule):
         )
 
     def _loader(self, rows: MaskedRows, specs: Sampler[MicroBatch] | Sequence[MicroBatch]) -> DataLoader[Batch]:
-        return DataLoader(
+        return _TimedLoader(
             rows,
             sampler=specs,
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class _TimedLoader(DataLoader[Batch]):
+    """Tells how long each batch was waited for; workers start when the iterator is made, as they do without it."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return _timed(super().__iter__())
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        with phase("data"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

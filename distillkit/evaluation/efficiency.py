@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from distillkit.evaluation.speed import LENGTH, common_length, encoder_call, latency, throughput
+from distillkit.flops import flops_per_token
 from distillkit.machine import MEGABYTE, peak_memory
 from distillkit.progress import activity
 from distillkit.teachers import load_model
@@ -70,31 +69,6 @@ def disk_bytes(path: str, model: PreTrainedModel) -> int:
     if files:
         return sum(file.stat().st_size for file in files)
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
-
-
-def flops_per_token(model: PreTrainedModel, *, length: int = LENGTH) -> float | None:
-    """Floating-point operations of one forward pass of the encoder, without the masked-LM head, over its tokens.
-
-    A multiply-add counts as two. Matrix products are counted, element by element work (activations, LayerNorm, softmax)
-    is not. A layer that is used several times counts each time.
-
-    Args:
-        model: on the CPU; put into eval mode, without gradients from here on.
-        length: tokens of the text; fewer where a model has fewer positions.
-
-    Returns:
-        Per token; for a BERT layer 8 H^2 + 4 H F + 4 T H with F the width of its feed-forward part. None where torch
-        cannot count what the model does.
-    """
-    model.requires_grad_(False)  # the counter hooks what requires a gradient, which fails for DeBERTa
-    call, tokens = encoder_call(model, 1, length)
-    # torch counts no operations of the fused attention on the CPU; the plain one is made of counted matrix products
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            call()
-    except (AssertionError, NotImplementedError, RuntimeError):
-        return None
-    return counter.get_total_flops() / tokens
 
 
 def memory_of(path: str) -> dict[str, Any]:

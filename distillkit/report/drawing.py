@@ -150,7 +150,7 @@ def looks(names: Iterable[str], theme: Theme, plain: Collection[str] = ()) -> di
     return found
 
 
-def legend(axes: Axes, handles: Mapping[str, Artist]) -> None:
+def legend(axes: Axes, handles: Mapping[str, Artist], label_color: str = "linecolor") -> None:
     """Names below the axes, where they cover nothing; the figure grows by their lines."""
     # matplotlib leaves names that begin with an underscore out of a legend
     labels = [f" {short(name, 40)}" for name in handles]
@@ -158,7 +158,7 @@ def legend(axes: Axes, handles: Mapping[str, Artist]) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
-    figure.legend(list(handles.values()), labels, loc="outside lower left", ncols=columns, labelcolor="linecolor")
+    figure.legend(list(handles.values()), labels, loc="outside lower left", ncols=columns, labelcolor=label_color)
 
 
 def scatter(

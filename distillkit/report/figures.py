@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from distillkit.phases import NAMES
 from distillkit.report.drawing import SIZE, Drawing, Plan, Point, Theme, draw_all, legend, looks, scatter, short
 from distillkit.students.transfer import layer_ranges
 
-SECTIONS = ("cost", "training", "held_out", "layers")
+SECTIONS = ("cost", "training", "held_out", "speed", "layers")
 LOSSES = {
     "ce": ("Soft targets (ce)", "KL x T², nats"),
     "mlm": ("Masked LM (mlm)", "nats"),
@@ -24,7 +26,11 @@ HELD_OUT = {
     "agreement": ("Agreement with the teacher", "share of positions"),
     "kl": ("KL to the teacher", "nats"),
 }
-_SHARES = ("top1", "agreement")
+SPEED = {
+    "tokens_per_second": ("Tokens a second", "attended tokens/s"),
+    "mfu": ("Share of the machine's roof", "share"),
+}
+_SHARES = ("valid/top1", "valid/agreement", "speed/mfu")
 _TICKS = [1, 2, 2.5, 5, 10]
 
 
@@ -56,6 +62,13 @@ def _plan(facts: Mapping[str, Any]) -> Iterator[Plan]:
         if f"valid/{metric}" in names:
             paint = partial(_paint_curves, runs, f"valid/{metric}", unit)
             yield Plan("held_out", f"held_out_{metric}", title, SIZE, paint)
+    measured = {name: run["speed"]["phases"] for name, run in runs.items() if run["speed"]["phases"]}
+    if measured:
+        size = (SIZE[0], 1.3 + 0.35 * len(measured))
+        yield Plan("speed", "speed_phases", "Where a step's time goes", size, partial(_paint_phases, measured))
+    for figure, (title, unit) in SPEED.items():
+        if f"speed/{figure}" in names:
+            yield Plan("speed", f"speed_{figure}", title, SIZE, partial(_paint_curves, runs, f"speed/{figure}", unit))
     for number, (name, run) in enumerate(runs.items()):
         if run["layers"]["blocks"]:
             title = f"Layers of {short(name)}"
@@ -81,10 +94,34 @@ def _paint_curves(runs: Mapping[str, Any], name: str, unit: str, axes: Axes, the
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=_TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
-    if name.removeprefix("valid/") in _SHARES:
+    if name.startswith("speed/"):
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
+    if name in _SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if len(runs) > 1:
         legend(axes, dict(zip(shown, lines, strict=True)))
+
+
+def _paint_phases(measured: Mapping[str, Mapping[str, float]], axes: Axes, theme: Theme) -> None:
+    """A bar a run, of its phases in the order of a step; a share stands in a part that is wide enough for it."""
+    colors = dict(zip(NAMES, (*theme.students, theme.text, theme.faint), strict=True))
+    longest = max(sum(phases.values()) for phases in measured.values())
+    handles: dict[str, Artist] = {}
+    for place, phases in enumerate(measured.values()):
+        begin, total = 0.0, sum(phases.values())
+        for name, label in NAMES.items():
+            handles[label] = axes.barh(place, phases[name], left=begin, color=colors[name], height=0.6)[0]
+            if phases[name] > 0.08 * longest:
+                middle = begin + phases[name] / 2
+                share = f"{phases[name] / total:.0%}"
+                axes.text(middle, place, share, ha="center", va="center", fontsize=9, color=theme.back, weight="bold")
+            begin += phases[name]
+    axes.set_yticks(range(len(measured)), [short(name, 14) for name in measured])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("seconds a step")
+    legend(axes, handles, label_color=theme.text)
 
 
 def _has(model: Mapping[str, Any], cost: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distillkit.phases import NAMES, advise
 from distillkit.redaction import last_name, shown_commands
 from distillkit.rundir import BEGINNINGS, METRICS, RunFolder, read_events, read_metrics
 from distillkit.status import read_status
@@ -29,13 +30,13 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
     Returns:
         Plain values: folder, version, threads, commands (repeat the run), state, step, steps and error (as of
         `read_status`), evaluated_step, sessions, seconds, training (`training_cost`), tokens, tokens_per_second (None
-        where unknown), weights (of the loss, by term), temperature (None without one), layers (`read_layers`), curves
-        (`read_curves`).
+        where unknown), speed (`read_speed`), weights (of the loss, by term), temperature (None without one), layers
+        (`read_layers`), curves (`read_curves`).
     """
     config, facts, events = folder.config, folder.facts, read_events(folder.path)
     curves = read_curves(folder.path / METRICS)
     status = read_status(str(folder.path))
-    per_step, speeds = facts.get("tokens_per_step"), [value for _, value in curves.get("tokens_per_second", [])]
+    per_step, speed = facts.get("tokens_per_step"), read_speed(folder.path / METRICS, config)
     weights = {name: term["weight"] for name, term in config["loss"]["terms"].items()}
     return {
         "folder": str(folder.path),
@@ -48,12 +49,38 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
         "seconds": time_spent(events),
         "training": training_cost(events),
         "tokens": None if per_step is None else round(per_step * status["step"]),
-        "tokens_per_second": statistics.median(speeds) if speeds else None,
+        "tokens_per_second": speed["tokens_per_second"],
+        "speed": speed,
         "weights": weights,
         "temperature": config["loss"].get("temperature") if weights.get("ce") else None,
         "layers": read_layers(facts, config["student"].get("init_from")),
         "curves": curves,
     }
+
+
+def read_speed(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How fast a run trained, and what of a step took how long.
+
+    The first logging window is left out where there are more: in it the processes warm up.
+
+    Args:
+        path: metrics.csv; need not exist.
+        config: the run's.
+
+    Returns:
+        tokens_per_second, flops_per_second and mfu: medians of the windows; phases: seconds of a step by phase, the
+        mean of the windows, as now and then one holds a checkpoint; advice: what to change. None where unknown.
+    """
+    rows = [row for row in read_metrics(path) if "speed/tokens_per_second" in row]
+    windows = [{name: float(value) for name, value in row.items()} for row in rows[1:] or rows]
+    found: dict[str, Any] = {"phases": None, "advice": None}
+    for name in ("tokens_per_second", "flops_per_second", "mfu"):
+        values = [window[f"speed/{name}"] for window in windows if f"speed/{name}" in window]
+        found[name] = statistics.median(values) if values else None
+    if windows:
+        found["phases"] = {n: statistics.fmean(w.get(f"speed/{n}_seconds", 0.0) for w in windows) for n in NAMES}
+        found["advice"] = advise(found["phases"], config)
+    return found
 
 
 def time_spent(events: Iterable[dict[str, Any]]) -> float:

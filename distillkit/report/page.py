@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from distillkit.phases import NAMES
 from distillkit.progress import duration
 from distillkit.report.drawing import Drawing, by_section
 from distillkit.report.figures import SECTIONS
@@ -50,7 +52,6 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
         "tokens seen": lambda run: cell(run["tokens"], "{:,}".format),
         "time": lambda run: duration(run["seconds"]),
         "sessions": lambda run: str(run["sessions"]),
-        "tokens/s, median": lambda run: cell(run["tokens_per_second"], "{:,.0f}".format),
         "peak memory of training, MB": lambda run: cell(run["training"]["peak_memory_mb"], "{:,.0f}".format),
         "peak GPU memory of training, MB": lambda run: cell(run["training"]["peak_gpu_memory_mb"], "{:,.0f}".format),
         "threads": lambda run: str(run["threads"]),
@@ -59,6 +60,24 @@ def run_table(facts: Mapping[str, Any]) -> list[Row]:
         "distillkit": lambda run: run["version"],
     }
     return known([(label, [show(run) for run in facts["runs"].values()]) for label, show in rows.items()])
+
+
+def speed_table(facts: Mapping[str, Any]) -> list[Row]:
+    """How fast the runs trained: a label and one cell a run; empty where no run tells."""
+    runs = [run["speed"] for run in facts["runs"].values()]
+    if not any(run["phases"] for run in runs):
+        return []
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "tokens/s, median": lambda run: cell(run["tokens_per_second"], "{:,.0f}".format),
+        "GFLOP/s, median": lambda run: cell(run["flops_per_second"], lambda value: f"{value / 1e9:,.1f}"),
+        "share of the roof, median": lambda run: cell(run["mfu"], "{:.0%}".format),
+        "a step, mean": lambda run: cell(run["phases"], lambda phases: f"{sum(phases.values()):.3g} s"),
+    } | {label: partial(_phase_cell, name) for name, label in NAMES.items()}
+    return known([(label, [show(run) for run in runs]) for label, show in rows.items()])
+
+
+def _phase_cell(name: str, run: Mapping[str, Any]) -> str:
+    return cell(run["phases"], lambda phases: f"{phases[name]:.2g} s ({phases[name] / sum(phases.values()):.0%})")
 
 
 def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
@@ -70,7 +89,7 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     """
     return render(
         "distillkit.report", "report.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
-        model_rows=model_table(facts), run_rows=run_table(facts),
+        model_rows=model_table(facts), run_rows=run_table(facts), speed_rows=speed_table(facts),
         examples=[_example(example) for example in facts["examples"]],
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from distillkit import config, validation
-from distillkit.errors import FAILED_PARTS
+from distillkit.errors import FAILED_PARTS, ConfigError
+from distillkit.launching import started_processes
 
 
 def run_arms(overrides: list[str], config_dir: str | None) -> int:
@@ -28,8 +29,12 @@ def run_arms(overrides: list[str], config_dir: str | None) -> int:
         0, or 5 when an arm failed.
 
     Raises:
-        ConfigError: an arm's configuration does not compose or validate; nothing is started then.
+        ConfigError: a launcher has started several processes, or an arm's configuration does not compose or validate;
+            nothing is started then.
     """
+    if (processes := started_processes()) > 1:
+        raise ConfigError("a multirun starts its own processes", key="-m", value=f"{processes} processes", allowed="1",
+                          fix="start it without torchrun or srun")  # fmt: skip
     arms = _arms(overrides, config_dir)
     base = next((o.partition("=")[2] for o in overrides if o.startswith("run.dir=")), None)
     failed = []

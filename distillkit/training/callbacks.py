@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from distillkit.errors import Preempted
 from distillkit.machine import memory_used
+from distillkit.phases import phase
 from distillkit.progress import activity, duration, wants_lines
 from distillkit.storage import remove_folder
 from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
@@ -119,7 +120,8 @@ class Checkpointer(pl.Callback):
         assert isinstance(pl_module, DistillationModule)
         pl_module.watch.check()
         step = trainer.global_step
-        trainer.save_checkpoint(self.folder / checkpoint_name(step))
+        with phase("checkpoint"):
+            trainer.save_checkpoint(self.folder / checkpoint_name(step))
         self._saved_step = step
         if trainer.is_global_zero:
             self.on_event("checkpoint", step=step, **memory_used(trainer.strategy.root_device))
@@ -166,6 +168,8 @@ class ProgressReport(pl.Callback):
             self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
         elif trainer.is_global_zero and wants_lines():
             self._beat = self._verbose.enter_context(activity(f"step {trainer.global_step}/{trainer.max_steps}"))
+        if trainer.is_global_zero and getattr(pl_module, "compiled", False):
+            self._doing(trainer, "compiling the layers")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -188,11 +192,8 @@ class ProgressReport(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Says that validation is going on."""
-        if trainer.is_global_zero and self._bar is None:
-            if self._is_time():
-                self._line(f"step {trainer.global_step}/{trainer.max_steps}  validating")
-        elif self._bar is not None:
-            self._bar.update(self._task, figures="validating")
+        if trainer.is_global_zero and (self._bar is not None or self._is_time()):
+            self._doing(trainer, "validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line of held-out figures."""
@@ -224,6 +225,13 @@ class ProgressReport(pl.Callback):
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         self._line(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
 
+    def _doing(self, trainer: pl.Trainer, what: str) -> None:
+        """Says what takes its time between two steps."""
+        if self._bar is not None:
+            self._bar.update(self._task, figures=what)
+        else:
+            self._line(f"step {trainer.global_step}/{trainer.max_steps}  {what}")
+
     def _line(self, text: str) -> None:
         """A line, or what the next of the even lines says."""
         if self._beat is not None:
@@ -243,5 +251,6 @@ def figures(module: pl.LightningModule) -> str:
     """The newest logged figures of a DistillationModule in one short line; empty before the first."""
     latest: dict[str, float] = getattr(module, "latest", {})
     shown = [f"{name.removeprefix('train/')} {value:.3f}" for name, value in latest.items() if "train/" in name]
-    speed = latest.get("tokens_per_second")
-    return "  ".join(([f"{speed:,.0f} tokens/s"] if speed else []) + shown)
+    speed, share = latest.get("speed/tokens_per_second"), latest.get("speed/mfu")
+    pace = [f"{speed:,.0f} tokens/s"] if speed else []
+    return "  ".join(pace + ([f"{share:.0%} of the roof"] if share else []) + shown)

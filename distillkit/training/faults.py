@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import traceback
 
+import torch
+
 from distillkit.errors import StorageError
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 def as_fault(error: Exception, workers: int) -> Exception:
-    """A data worker that died or a file that cannot be read or written, as what it is; any other error as it came.
+    """A process that died or a file that cannot be read or written, as what it is; any other error as it came.
 
     Args:
         error: raised by Lightning's fit.
@@ -23,6 +25,10 @@ def as_fault(error: Exception, workers: int) -> Exception:
     lines, fix = str(error).strip().splitlines(), "distillkit resume RUN_DIR"
     if "DataLoader worker (pid" in str(error) or (workers and _lost_a_process(error)):
         return StorageError(f"a data worker died: {' '.join(lines[:1])}", fix=fix)
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport/" in str(error):
+        return StorageError(
+            f"another process of the run has ended, or cannot be reached: {' '.join(lines[:1])}", fix=fix
+        )
     if isinstance(error, OSError):
         what = "cannot be written" if error.errno in _UNWRITABLE else "reading or writing failed"
         reason = error.strerror or " ".join(lines[-1:])  # an error in a worker comes as text, its cause last

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
-from distillkit.attention import use_quick_attention
 from distillkit.evaluation.intrinsic import intrinsic_terms
 from distillkit.meters import TermMeter
 from distillkit.objective import HiddenSource, Objective
-from distillkit.training.numerics import FiniteWatch, clip_gradients
+from distillkit.phases import phase
+from distillkit.training.clipping import ClippedModule
+from distillkit.training.numerics import FiniteWatch
 from distillkit.training.optim import decay_groups
+from distillkit.training.speed import SpeedGauge, step_flops
 from distillkit.types import Batch
 
 
@@ -38,7 +38,7 @@ def validation_interval(interval: int | float, every_n_epoch: int | None, batche
     return max(1, math.ceil(interval / accumulate)) * accumulate
 
 
-class DistillationModule(pl.LightningModule):
+class DistillationModule(ClippedModule):
     """Trains the student (and the objective's projection); works in any Lightning Trainer.
 
     The teacher is no submodule: it reaches neither the optimizer nor the checkpoint nor DDP. Dropout draws are a
@@ -52,6 +52,8 @@ class DistillationModule(pl.LightningModule):
         optimizer: called with the parameter groups.
         scheduler: called with (optimizer, total_steps=...), or None for a constant rate.
         seed: of the dropout draws.
+        compiled: the first steps compile layers (`layers.compile_layers`), which is said while it takes its time.
+        roof: FLOP/s of one device at best (`roof.probe_roof`), which speed/mfu is a share of; None leaves it out.
     """
 
     def __init__(
@@ -63,8 +65,11 @@ class DistillationModule(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
+        compiled: bool = False,
+        roof: float | None = None,
     ) -> None:
         super().__init__()
+        self.compiled = compiled
         self.student, self.objective, self.teacher = student, objective, teacher
         self.make_optimizer, self.make_scheduler, self.seed = optimizer, scheduler, seed
         self.watch = FiniteWatch(list(objective.terms))
@@ -74,7 +79,9 @@ class DistillationModule(pl.LightningModule):
         )
         self.valid_meter = TermMeter(list(self.valid_terms))
         self.resumed_step = 0
-        self._tokens, self._window_start = 0, 0.0
+        self.roof = roof
+        self.gauge: SpeedGauge | None = None
+        self.latest: dict[str, float] = {}
 
     # --- data order and resume -------------------------------------------------------------------
 
@@ -98,8 +105,7 @@ class DistillationModule(pl.LightningModule):
         trainer.check_val_every_n_epoch = None
 
     def on_fit_start(self) -> None:
-        """Moves the teacher beside the student, which trains with the quicker attention."""
-        use_quick_attention(self.student)
+        """Moves the teacher beside the student."""
         self._teacher_here()
 
     def on_validation_start(self) -> None:
@@ -130,12 +136,22 @@ class DistillationModule(pl.LightningModule):
             datamodule.start_step = self.resumed_step
 
     def on_train_start(self) -> None:
-        """Tells the Trainer how far a resumed run is, so that max_steps, logs and validation go on counting."""
+        """Tells the Trainer how far a resumed run is, so that max_steps, logs and validation go on counting.
+
+        Measuring begins here, so that a resumed run's first window holds its own steps alone.
+        """
         loop, step = self.trainer.fit_loop.epoch_loop, self.resumed_step
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step
-        self._window_start = time.perf_counter()
+        flops = step_flops(self.student, self.teacher, self.objective)
+        self.gauge = SpeedGauge(self.device, flops=flops, roof=self.roof, ranks=self.trainer.world_size)
+
+    def on_train_end(self) -> None:
+        """Measures no more."""
+        assert self.gauge is not None
+        self.gauge.stop()
+        self.gauge = None
 
     # --- training --------------------------------------------------------------------------------
 
@@ -143,27 +159,27 @@ class DistillationModule(pl.LightningModule):
         """Loss [] whose gradients Lightning's averaging over micro-batches and ranks turns into the step's sum."""
         words = np.random.SeedSequence([self.seed, batch.step, self.global_rank, batch.micro]).generate_state(2)
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))
-        output = self.objective(self.student, self.teacher, batch)
-        self.meter.update(output.sums)
-        self.watch.note_terms(output.sums, batch.step)
-        if batch.micro == 0:
-            self._tokens += batch.totals.attended
+        with phase("loss"):  # of it the objective takes out what teacher and student do
+            output = self.objective(self.student, self.teacher, batch)
+            self.meter.update(output.sums)
+            self.watch.note_terms(output.sums, batch.step)
+        if self.gauge is not None and batch.micro == 0:
+            self.gauge.note(batch)
         return output.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips with torch (Lightning refuses fused optimizers under bf16) and gates a non-finite update."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = clip_gradients(parameters, gradient_clip_val, gradient_clip_algorithm)
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass."""
+        with phase("backward"):
+            super().backward(loss, *args, **kwargs)
+
+    def on_clipped(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Gates a non-finite update."""
         self.watch.guard_update(optimizer, norm, self.trainer.global_step)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, then logs the window's raw terms if this step is a logging step."""
-        super().optimizer_step(*args, **kwargs)
+        with phase("optimizer"):  # Lightning calls forward and backward in here: phases of their own
+            super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1  # Lightning counts the step after this hook
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.watch.check()
@@ -172,20 +188,20 @@ class DistillationModule(pl.LightningModule):
     def _log_window(self, step: int) -> None:
         means = self.meter.means(self._reduced)
         self.meter.reset()
-        seconds = time.perf_counter() - self._window_start
+        assert self.gauge is not None
         self.latest = {f"train/{name}": value for name, value in means.items()}
         self.latest["train/loss"] = self._weighted(means)
-        self.latest["tokens_per_second"] = self._tokens / max(seconds, 1e-9)
+        self.latest |= {f"speed/{name}": value for name, value in self.gauge.window().items()}
         self.latest["lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(self.latest | {"step": float(step)}, batch_size=1)
-        self._tokens, self._window_start = 0, time.perf_counter()
 
     # --- validation ------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the held-out sums anew; the clock of tokens/s stands still."""
+        """Starts the held-out sums anew; validation is no part of a step's time."""
         self.valid_meter.reset()
-        self._paused = time.perf_counter()
+        if self.gauge is not None:
+            self.gauge.pause()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one held-out micro-batch."""
@@ -198,7 +214,8 @@ class DistillationModule(pl.LightningModule):
         metrics = {"valid/loss": self._weighted(raw)}
         metrics |= {f"valid/{name}": v for name, v in means.items() if not name.startswith("objective/")}
         self.log_dict(metrics | {"step": float(self.trainer.global_step)}, batch_size=1)
-        self._window_start += time.perf_counter() - self._paused
+        if self.gauge is not None:
+            self.gauge.go_on()
 
     # --- optimization ----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,24 +62,3 @@ class FiniteWatch:
                 f"{self.names[first.index(step)]} is not finite at step {step + 1}; no update was made from it",
                 fix="lower optimizer.lr or set trainer.gradient_clip_val, then resume from the last checkpoint",
             )
-
-
-def clip_gradients(parameters: Iterable[Tensor], value: float | None, algorithm: str | None) -> Tensor:
-    """Clips in place and returns the norm before clipping.
-
-    Args:
-        parameters: those the optimizer updates; without a gradient they are passed over.
-        value: the largest norm, or None for no clipping.
-        algorithm: "norm" (default) or "value", which clips each entry.
-
-    Returns:
-        [] the total 2-norm of all gradients.
-    """
-    with_grad = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
-    if value:
-        if algorithm == "value":
-            torch.nn.utils.clip_grad_value_(with_grad, value)
-        else:
-            torch.nn.utils.clip_grads_with_norm_(with_grad, value, norm)
-    return norm

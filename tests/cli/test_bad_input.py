@@ -72,6 +72,10 @@ PLAIN = [
     plain("corpus missing", "data.path=nowhere.txt", "data.path=", "nowhere.txt", "no such file"),
     plain("no corpus", "data.path=null", "data.path=None"),
     plain("corpus glob matches nothing", "data.path='*.nothing'", "data.path=", "no file matches"),
+    plain("switch that is none", "run.compile=maybe", "run.compile=maybe", "allowed: true, false"),
+    plain("switch that is a number", "run.gradient_checkpointing=1", "run.gradient_checkpointing=1", "true, false"),
+    plain("no node", "trainer.num_nodes=0", "trainer.num_nodes=0", "[1, inf)"),
+    plain("nodes that nobody starts", "trainer.num_nodes=2", "trainer.num_nodes=2", "fix: start it on each node with"),
     plain("fewer rows than a step", "data.batch_size=5000", "data.batch_size=5000"),
 ]
 
@@ -217,6 +221,14 @@ def test_mistake_is_one_line_when_made_in_a_real_process(
     result = Result(process.wait(SECONDS), process.stdout, process.stderr)
     assert time.monotonic() - began < SECONDS
     assert_one_line(result, mistake)
+
+
+def test_mistake_is_one_line_when_nothing_can_compile(call: Call, inputs: Inputs, own_folder: Path) -> None:
+    mistake = plain("no compiler", "run.compile=true", "run.compile=True", "C++ compiler", "or set run.compile=false")
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        result = call(*command(mistake, own_folder, inputs))
+    assert_one_line(result, mistake)
+    assert files(own_folder / "run") == set()
 
 
 @pytest.mark.parametrize(

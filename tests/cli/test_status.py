@@ -24,7 +24,8 @@ def test_status_follows_a_run_when_it_trains_is_killed_and_goes_on(
     running = read_status(str(run.path))
     assert running["state"] == "running" and running["pid"] == process.pid
     assert 4 <= running["step"] < running["steps"] == 100_000 and running["seconds_left"] > 0
-    assert {"mlm", "ce", "cos", "loss", "tokens_per_second"} <= set(running["train"])
+    assert {"mlm", "ce", "cos", "loss", "lr"} == set(running["train"])
+    assert running["speed"]["tokens_per_second"] > 0 and 0 < running["speed"]["mfu"] < 1
     assert "running" in as_text(running) and "left" in as_text(running)
     process.kill()
     shown = call("status", str(run.path), "--json")

@@ -128,16 +128,22 @@ class Recipe:
 
 
 class CliProcess:
-    """`python -m distillkit WORDS` as the leader of a process group; its output goes to files."""
+    """`python LAUNCHER -m distillkit WORDS` as the leader of a process group; its output goes to files."""
 
     def __init__(
-        self, *words: str, inputs: Inputs, log: Path, environment: dict[str, str] | None = None, **popen: Any
+        self,
+        *words: str,
+        inputs: Inputs,
+        log: Path,
+        environment: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
+        **popen: Any,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
         with self._out.open("w") as out, self._err.open("w") as err:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "distillkit", *words], stdout=out, stderr=err,
+                [sys.executable, *launcher, "-m", "distillkit", *words], stdout=out, stderr=err,
                 env=inputs.environment() | (environment or {}), cwd=log.parent, start_new_session=True, **popen,
             )  # fmt: skip
 
@@ -244,7 +250,7 @@ class Run:
     def figures(self) -> list[dict[str, str]]:
         """metrics.csv without the clock's figures."""
         return [
-            {k: v for k, v in row.items() if k != "tokens_per_second"}
+            {k: v for k, v in row.items() if not k.startswith("speed/")}
             for row in read_metrics(self.path / "metrics.csv")
         ]
 

@@ -5,6 +5,10 @@ After the first step SGD's momentum is the gradient itself, and a checkpoint hol
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ STEPS = 6
 TOLERANCE = 1e-10
 """Of the gradient's largest entry, in float64: in float32 the order of the sums alone makes 5e-7."""
 EXACT = ["trainer.precision=64-true", "teacher.dtype=float64"]
+NODES = ["trainer.num_nodes=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
 RANKS = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
 
 
@@ -104,3 +109,85 @@ def test_two_ranks_resume_identical_when_the_process_group_is_killed(
     start("resume", str(run.path)).succeed()
     assert run.starts() == [0, newest]
     assert_identical(run, finished)
+
+
+# --- two nodes, each a torchrun of its own -----------------------------------------------------------------------
+
+Nodes = Callable[..., list[CliProcess]]
+
+
+@pytest.fixture
+def nodes(start: Start) -> Iterator[Nodes]:
+    """nodes(*words): the command under two torchruns that meet on this machine, node 0 first."""
+    begun: list[CliProcess] = []
+
+    def begin(*words: str) -> list[CliProcess]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = ("--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}")
+        launcher = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *place)
+        environment = {"GLOO_SOCKET_IFNAME": "lo"}  # this machine's name need not lead to it
+        started = [
+            start(*words, launcher=(*launcher, f"--node-rank={number}"), environment=environment) for number in (0, 1)
+        ]
+        begun.extend(started)
+        return started
+
+    yield begin
+    for node in begun:
+        end(node)
+
+
+def end(node: CliProcess) -> None:
+    """SIGKILL to a torchrun and the process it started, which leads a session of its own."""
+    if node.popen.poll() is None:
+        started = node.children()
+        os.kill(node.pid, signal.SIGKILL)
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
+        node.popen.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("packing", ["none"], indirect=True)
+def test_gradient_is_the_same_when_the_step_is_cut_over_two_nodes(
+    inputs: Inputs, nodes: Nodes, say: Say, tmp_path: Path, packing: str, whole: torch.Tensor
+) -> None:
+    run = Run(tmp_path / "nodes")
+    for node in nodes(*words(inputs, run, ROWS // 2, 1, packing), *EXACT, *NODES):
+        node.succeed()
+    assert_same_gradient(gradient(run), whole, say, f"2 nodes x {ROWS // 2}")
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.ci
+def test_two_nodes_stop_and_resume_identical_when_one_is_killed(
+    inputs: Inputs, start: Start, nodes: Nodes, say: Say, tmp_path: Path
+) -> None:
+    finished, run = Run(tmp_path / "finished"), Run(tmp_path / "run")
+    start(*words(inputs, finished, 2, 2, "none", steps=STEPS), *RANKS).succeed()
+    first, second = nodes(*words(inputs, run, 2, 2, "none", steps=STEPS), *NODES)
+    first.wait_until(lambda: bool(run.checkpoints()))
+    end(second)
+    assert first.wait(60) != 0
+    (line,) = (line for line in first.stderr.splitlines() if line.startswith("error: "))
+    assert "another process of the run has ended" in line and line.endswith("fix: distillkit resume RUN_DIR")
+    newest = run.checkpoints()[-1]
+    say(f"node 1 killed, node 0 ended, newest checkpoint {newest}")
+    assert not run.events("finish") and not run.leftovers()
+    for node in nodes("resume", str(run.path)):
+        node.succeed()
+    assert run.starts() == [0, newest]
+    assert_identical(run, finished)
+
+
+@pytest.mark.slow
+def test_nodes_are_refused_in_one_line_each_when_no_folder_is_named(
+    inputs: Inputs, nodes: Nodes, tmp_path: Path
+) -> None:
+    for node in nodes(*words(inputs, Run(tmp_path), ROWS, 1, "none"), *NODES, "run.dir=null"):
+        assert node.wait() != 0
+        assert node.stderr.count("error: run.dir=None: the ranks must know their folder; fix: set run.dir=FOLDER") == 1
+    assert not list(tmp_path.rglob("config.yaml")) and not list(tmp_path.rglob("runs"))

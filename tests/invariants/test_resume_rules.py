@@ -64,7 +64,8 @@ def test_resume_continues_when_max_steps_is_larger(finished: Run, call: Call) ->
 
 
 @pytest.mark.parametrize(
-    "change", ["data.batch_size=6", "seed=1", "optimizer.lr=0.1", "trainer.accumulate_grad_batches=2"]
+    "change",
+    ["data.batch_size=6", "seed=1", "optimizer.lr=0.1", "trainer.accumulate_grad_batches=2", "run.compile=True"],
 )
 def test_resume_is_refused_naming_the_difference_when_the_configuration_changed(
     change: str, unfinished: Run, call: Call
@@ -99,6 +100,16 @@ def test_resume_is_refused_when_the_folder_is_not_a_run(call: Call, tmp_path: Pa
     result = call("resume", str(tmp_path))
     assert result.code == 2
     assert result.err.startswith("error: RUN_DIR=")
+
+
+@pytest.mark.parametrize(("words", "warned"), [([], False), (["run.threads=2"], True)])
+def test_resume_warns_that_sums_round_differently_when_threads_changed(
+    words: list[str], warned: bool, unfinished: Run, call: Call
+) -> None:
+    result = call("resume", str(unfinished.path), *words)
+    assert result.code == 0, result.err
+    assert ("warning: 2 threads instead of 1" in result.err and "set run.threads=1" in result.err) is warned
+    assert unfinished.starts() == [0, MAX_STEPS]
 
 
 def truncate(checkpoint: Path) -> None:
@@ -143,6 +154,15 @@ def test_resume_ends_identical_when_the_run_was_moved(unfinished: Run, call: Cal
     result = call("resume", str(moved.path))
     assert result.code == 0, result.err
     assert_identical(moved, reference(Recipe())())
+
+
+def test_resume_ends_identical_when_layers_are_recomputed_from_there_on(
+    unfinished: Run, call: Call, reference: Reference
+) -> None:
+    shutil.rmtree(unfinished.checkpoint(MAX_STEPS))
+    result = call("resume", str(unfinished.path), "run.gradient_checkpointing=true")
+    assert result.code == 0, result.err
+    assert_identical(unfinished, reference(Recipe())())
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkit import attention
-from distillkit.attention import NAME, use_quick_attention
+from distillkit.attention import NAME, interface, products, use_quick_attention
 from tests.parity.models import tiny_model
 
 IDS = torch.arange(1, 25).reshape(2, 12)
@@ -16,13 +15,13 @@ MASK = torch.ones_like(IDS)
 MASK[1, 7:] = 0
 
 
-@pytest.mark.parametrize("longest", [512, 4], ids=["dense", "fused"])
+@pytest.mark.parametrize("longest", [512, 4], ids=["products", "fused"])
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "albert", "roberta", "modernbert"])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["packed", "padded"])
 def test_quick_attention_gives_the_stock_gradients_when_in_float64(
     model_type: str, mask: torch.Tensor | None, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "LONGEST_DENSE", longest)
+    monkeypatch.setattr(interface, "LONGEST_PRODUCT", longest)
     stock, quick = (tiny_model(model_type, attention="sdpa").double() for _ in range(2))
     use_quick_attention(quick)
     assert quick.config._attn_implementation == NAME
@@ -47,14 +46,35 @@ def test_quick_attention_is_no_less_exact_than_the_stock_one_when_under_autocast
     assert 0 < errors[1] < 1.3 * errors[0]
 
 
-def test_quick_attention_drops_probabilities_when_the_model_trains() -> None:
+@pytest.mark.parametrize("kept", [2**23, 300], ids=["kept", "computed again"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_products_have_the_numerical_gradient_when_checked_by_differences(
+    dropout: float, masked: bool, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_KEPT", kept)
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, 64, 4) for _ in range(3))
-    module = torch.nn.Module()
-    kept, _ = attention._attend(module, query, key, value, None)
-    dropped = torch.stack([attention._attend(module, query, key, value, None, dropout=0.5)[0] for _ in range(400)])
-    assert not torch.equal(dropped[0], dropped[1])
-    torch.testing.assert_close(dropped.mean(0), kept, rtol=0, atol=0.15)
+    inputs = [torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mask = torch.rand(3, 1, 5, 5) < 0.7 if masked else None
+    if mask is not None:
+        mask[..., 0] = True
+
+    def call(*rows: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return products.attend(*rows, mask, dropout=dropout, scaling=0.5)
+
+    assert torch.autograd.gradcheck(call, inputs)
+
+
+def test_products_drop_the_share_asked_for_and_keep_the_mean_when_they_drop() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.zeros(4, 2, 64, 8), torch.zeros(4, 2, 64, 8), torch.ones(4, 2, 64, 8)
+    dropped = [products.attend(query, key, value, None, dropout=0.25, scaling=1.0) for _ in range(2)]
+    assert not torch.equal(*dropped)
+    each = dropped[0] * 64 * 0.75  # how many of 64 equal probabilities were kept
+    torch.testing.assert_close(each.round(), each, rtol=0, atol=0.01)
+    assert dropped[0].mean() == pytest.approx(1.0, abs=0.02)
+    assert each[..., 0].var() == pytest.approx(64 * 0.25 * 0.75, rel=0.2)
 
 
 def test_quick_attention_leaves_other_choices_alone_when_asked(tmp_path: Path) -> None:

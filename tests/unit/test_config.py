@@ -122,9 +122,13 @@ def test_settle_chooses_one_folder_for_all_ranks_when_none_is_given(
     assert settled("experiment=demo_distilbert")["run"]["dir"] == str(tmp_path / "runs/demo_distilbert/later")
 
 
-def test_settle_asks_for_a_folder_when_a_later_rank_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_settle_asks_every_rank_for_a_folder_when_torchrun_has_started_them(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DISTILLKIT_RUN_DIR")
-    monkeypatch.setenv("RANK", "1")
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("RANK", rank)):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"run\.dir=.*fix: set run\.dir"):
         settled("experiment=demo_distilbert")
 
@@ -158,6 +162,8 @@ def good() -> dict[str, Any]:
         ("data.batch_tokens", (0,)),
         ("data.mask_epochs", (0, 1.5)),
         ("data.num_workers", (-1, None)),
+        ("run.threads", (0, 1.5, "many")),
+        ("run.keep_freed_memory", (None, 1, "yes")),
         ("optimizer.lr", (0, -1e-3, "fast", INF)),
         ("optimizer.weight_decay", (-1,)),
         ("optimizer.eps", (-1e-8,)),

@@ -63,11 +63,11 @@ def test_encode_computes_no_padding_when_rows_differ_in_length() -> None:
     assert seen == [(1, sum(LENGTHS), 32)]
 
 
-def test_encode_pads_when_the_encoder_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_pads_with_the_stock_attention_when_told_to() -> None:
     model, batch = tiny_model("bert", attention="sdpa"), make_batch(LENGTHS)
-    model.bert.compile(backend="eager")
-    assert not takes_rows(model)
+    encoding.keep_padding(model)
     torch.testing.assert_close(encode(model, batch), stock_rows(tiny_model("bert", attention="sdpa"), batch))
+    assert model.config._attn_implementation == "sdpa" and not takes_rows(model)
 
 
 def test_takes_rows_leaves_mode_and_random_state_when_it_tries() -> None:

@@ -7,6 +7,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+import torch
 
 from distillkit.errors import StorageError
 from distillkit.training.faults import as_fault
@@ -28,6 +29,19 @@ def test_fault_is_a_dead_worker_when_a_pipe_between_processes_broke() -> None:
     assert as_fault(broken.value, 0) is broken.value
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     assert str(as_fault(killed, 0)).startswith("a data worker died: DataLoader worker (pid 7)")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:24784: Connection reset by peer."),
+        torch.distributed.DistNetworkError("The client socket has failed to connect"),
+    ],
+)
+def test_fault_is_a_lost_process_of_the_run_when_ranks_cannot_meet(error: Exception) -> None:
+    fault = as_fault(error, 0)
+    assert isinstance(fault, StorageError) and "\n" not in str(fault)
+    assert str(fault).startswith("another process of the run has ended, or cannot be reached: ")
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), EOFError("end")])

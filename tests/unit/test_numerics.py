@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.errors import NumericalError
-from distillkit.training.numerics import FiniteWatch, clip_gradients
+from distillkit.training.clipping import clip_gradients
+from distillkit.training.numerics import FiniteWatch
 from distillkit.types import LossSum
 
 NAN = float("nan")

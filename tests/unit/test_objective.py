@@ -153,7 +153,7 @@ def test_terms_give_the_gradient_of_autograd_when_they_know_their_own(term: Term
     student, teacher = torch.randn(6, 11, dtype=torch.float64), torch.randn(6, 11, dtype=torch.float64)
     labels = torch.randint(11, (6,))
     own, found = (
-        term.with_gradient(student.clone(), teacher, labels),
+        term.with_gradient(student.clone(), teacher.clone(), labels),
         Term.with_gradient(term, student, teacher, labels),
     )
     assert own.sums.count == found.sums.count == 6

@@ -43,7 +43,7 @@ def test_validations_are_counted_as_training_makes_them_when_probed(
 def test_info_keeps_its_other_facts_when_the_gpu_is_full(
     call: Call, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(building, "build_module", full)

@@ -68,3 +68,13 @@ def test_training_says_the_time_left_as_a_person_does_when_no_terminal(capfd: py
     trainer: Any = SimpleNamespace(global_step=20, max_steps=40, is_global_zero=True)
     report.on_train_end(trainer, LightningModule())
     assert capfd.readouterr().err.startswith("step 20/40  3 min 20 s left")
+
+
+def test_training_says_that_it_compiles_before_the_first_step_when_it_does(capfd: pytest.CaptureFixture[str]) -> None:
+    trainer: Any = SimpleNamespace(global_step=3, max_steps=40, is_global_zero=True)
+    module = LightningModule()
+    ProgressReport().on_train_start(trainer, module)
+    assert capfd.readouterr().err == ""
+    module.compiled = True
+    ProgressReport().on_train_start(trainer, module)
+    assert capfd.readouterr().err == "step 3/40  compiling the layers\n"

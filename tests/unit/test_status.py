@@ -59,5 +59,17 @@ def test_status_asks_once_who_holds_the_run_when_read(run: Path, monkeypatch: py
     ],
 )
 def test_figures_are_readable_when_large_or_small(value: float, text: str, run: Path) -> None:
-    found = status.read_status(str(run)) | {"train": {"tokens_per_second": value}}
-    assert f"  train: tokens_per_second {text}" in status.as_text(found).splitlines()
+    found = status.read_status(str(run)) | {"train": {"ce": value}}
+    assert f"  train: ce {text}" in status.as_text(found).splitlines()
+
+
+def test_status_tells_pace_and_largest_phases_when_the_run_measured_them(run: Path) -> None:
+    assert status.read_status(str(run))["speed"] == {}
+    (run / METRICS).write_text(
+        "step,train/ce,lr,speed/tokens_per_second,speed/seconds_per_step,speed/mfu,speed/data_seconds,"
+        "speed/backward_seconds,speed/other_seconds\n6,0.5,0.1,12345.6,2.0,0.41,0.5,1.46,0.04\n"
+    )
+    found = status.read_status(str(run))
+    assert found["train"] == {"ce": 0.5, "lr": 0.1} and found["speed"]["mfu"] == 0.41
+    line = "  speed: 12,346 tokens/s, 41% of the roof, 2 s a step: student backward 73%, waiting for data 25%"
+    assert line in status.as_text(found).splitlines()

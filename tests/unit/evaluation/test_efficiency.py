@@ -6,14 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
 from distillkit.evaluation import efficiency
 from distillkit.evaluation.examples import fill_masks
 from distillkit.hashing import weights_hash
-from distillkit.sharing import PARTS, share_layers
 from tests.faults.harness import make_bert, make_tokenizer
-from tests.parity.models import tiny_model
 
 
 def save(folder: Path, **settings: int) -> str:
@@ -63,50 +60,6 @@ def test_memory_is_unknown_and_says_why_when_its_process_fails(
     monkeypatch.setattr(sys, "executable", str(python))
     unknown = {"peak_memory_mb": None, "model_memory_mb": None, "memory_failure": failure}
     assert efficiency.memory_of("model") == unknown
-
-
-@pytest.mark.parametrize(("hidden", "layers", "feed_forward"), [(32, 4, 64), (96, 2, 200)])
-def test_operations_are_those_of_the_formula_when_bert_reads_a_text(
-    hidden: int, layers: int, feed_forward: int
-) -> None:
-    model = make_bert(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward)
-    for length in (16, 64):
-        layer = 2 * (4 * hidden**2 + 2 * hidden * feed_forward) + 4 * length * hidden
-        assert efficiency.flops_per_token(model, length=length) == pytest.approx(layers * layer, rel=0.01)
-
-
-def test_operations_are_those_of_the_positions_when_the_text_is_cut() -> None:
-    model = make_bert()
-    assert efficiency.flops_per_token(model) == efficiency.flops_per_token(model, length=64)
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_operations_count_every_use_when_layers_are_shared(attention: str) -> None:
-    found = [
-        efficiency.flops_per_token(
-            tiny_model("albert", attention=attention, num_hidden_layers=layers, num_hidden_groups=groups), length=40
-        )
-        for layers, groups in ((4, 1), (4, 4), (1, 1))
-    ]
-    projection, layer = 2 * 16 * 32, 2 * (4 * 32**2 + 2 * 32 * 48) + 4 * 40 * 32
-    assert found == pytest.approx([projection + 4 * layer, projection + 4 * layer, projection + layer], rel=0.01)
-
-
-def test_operations_are_counted_when_positions_are_relative_and_trained() -> None:
-    config = DebertaV2Config(
-        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        relative_attention=True, pos_att_type=["c2p", "p2c"], max_position_embeddings=64,
-    )  # fmt: skip
-    found = efficiency.flops_per_token(DebertaV2ForMaskedLM(config), length=16)
-    assert found is not None and found > 2 * 2 * (4 * 32**2 + 2 * 32 * 64)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_operations_are_as_many_when_a_part_is_shared(part: str) -> None:
-    model = tiny_model("albert", attention="sdpa", num_hidden_layers=3, num_hidden_groups=3)
-    before = efficiency.flops_per_token(model)
-    share_layers(model, part)
-    assert efficiency.flops_per_token(model) == before
 
 
 def test_masks_are_filled_as_stock_transformers_fills_them(tmp_path: Path) -> None:

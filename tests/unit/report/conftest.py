@@ -21,8 +21,14 @@ MakeRun = Callable[..., Path]
 TEACHER_FIGURES = {"mlm_loss": 3.25, "perplexity": 25.79, "top1": 0.5}
 STUDENT_FIGURES = {"mlm_loss": 4.125, "perplexity": 61.87, "top1": 0.375, "agreement": 0.6125, "kl": 0.51}
 FINISHED = [("start", 100.0, 0), ("checkpoint", 110.0, 6), ("finish", 131.5, 12)]
-METRICS_TEXT = "step,train/ce,train/mlm,tokens_per_second,valid/mlm_loss,valid/top1\n" + "".join(
-    f"{step},{9 / step!r},{8 / step!r},{1000 + step}.0,,\n{step},,,,{7 / step!r},0.3\n" for step in range(2, 13, 2)
+PHASE_SECONDS = {"data": 0.25, "teacher": 0.5, "forward": 0.25, "loss": 0.25, "backward": 0.5, "optimizer": 0.125,
+                 "checkpoint": 0.0, "other": 0.125}  # fmt: skip
+SPEED_NAMES = ["tokens_per_second", "mfu", "flops_per_second", *(f"{name}_seconds" for name in PHASE_SECONDS)]
+METRICS_TEXT = f"step,train/ce,train/mlm,{','.join(f'speed/{n}' for n in SPEED_NAMES)},valid/mlm_loss,valid/top1\n"
+METRICS_TEXT += "".join(
+    f"{step},{9 / step!r},{8 / step!r},{1000 + step}.0,0.5,8e9,{','.join(map(str, PHASE_SECONDS.values()))},,\n"
+    f"{step},,,{',' * len(SPEED_NAMES)}{7 / step!r},0.3\n"
+    for step in range(2, 13, 2)
 )
 
 
@@ -55,8 +61,14 @@ def config(teacher: Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "teacher": {"path": str(teacher) if teacher else None},
         "student": {"init_from": None if teacher else "my_bert"},
-        "loss": {"temperature": 2.0, "terms": {name: {"weight": weight} for name, weight in weights.items()}},
-        "data": {"batch_size": 4, "batch_tokens": None},
+        "loss": {
+            "temperature": 2.0,
+            "positions": "all",
+            "terms": {name: {"weight": weight} for name, weight in weights.items()},
+        },
+        "data": {"batch_size": 4, "batch_tokens": None, "num_workers": 0},
+        "trainer": {"precision": "bf16-mixed", "log_every_n_steps": 2, "accumulate_grad_batches": 1},
+        "checkpoint": {"every_n_steps": 6},
         "masking": {"probability": 0.15},
         "run": {"evaluation_batches": None},
     } | changes

@@ -111,7 +111,7 @@ def test_page_is_made_with_a_note_when_memory_could_not_be_measured(
         ({"corpus": "other"}, False),
         ({"masking": {"probability": 0.3}}, False),
         ({"run": {"evaluation_batches": 4}}, False),
-        ({"data": {"batch_size": 8, "batch_tokens": None}}, True),
+        ({"data": {"batch_size": 8, "batch_tokens": None, "num_workers": 0}}, True),
     ],
     ids=["same", "text", "masks", "fewer batches", "other batches of all text"],
 )

@@ -118,7 +118,7 @@ def test_names_and_words_stay_text_when_hostile(found: dict[str, Any]) -> None:
         run["curves"] = {"train/mlm": run["curves"]["train/mlm"]}
     drawings = draw(facts)
     page = Page(as_html(as_markdown(facts, drawings), drawings))
-    shown = [*page.tables[0][0], *page.tables[1][1]]
+    shown = [*page.tables[0][0], *page.tables[2][1]]
     assert shown.count(HOSTILE) == 2 and "<b>| 50.0%" in shown
     assert [len(row) for row in page.tables[0]] == [5] * len(page.tables[0])
     assert page.text.count(HOSTILE) >= 6
@@ -128,7 +128,7 @@ def test_names_and_words_stay_text_when_hostile(found: dict[str, Any]) -> None:
 
 def test_figures_are_the_same_when_redrawn_from_the_json(found: dict[str, Any], report: Path) -> None:
     drawings = draw(found)
-    assert {drawing.section for drawing in drawings} == {"cost", "training", "held_out", "layers"}
+    assert {drawing.section for drawing in drawings} == {"cost", "training", "held_out", "speed", "layers"}
     for drawing in drawings:
         for theme, image in drawing.images.items():
             assert (report / drawing.path(theme)).read_bytes() == image, drawing.name

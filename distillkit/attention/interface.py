@@ -3,9 +3,8 @@
 Rows that share a batch need not share a length: a model that takes transformers' AttentionInterface is given all
 attended tokens as one row [1, N], with the lengths as a keyword, and attention is computed row by row here.
 
-On the CPU plain matrix products beat torch's fused kernel, which takes several times longer backwards in bfloat16:
-48 against 14 ms for 16 rows x 12 heads x 128 tokens x 64, forward and backward, on two cores. Rows of equal length
-share a product. Beyond `LONGEST_DENSE` tokens the fused kernel spares the memory of the probabilities.
+On the CPU attention is made of plain products (`products`), and rows of equal length share them. Beyond
+`LONGEST_PRODUCT` tokens, and on GPUs, the fused kernels serve.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from distillkit.attention.products import attend
+
 STOCK, NAME = "sdpa", "distillkit"
-LONGEST_DENSE = 512
+LONGEST_PRODUCT = 512
 
 _unpadded: ContextVar[list[nn.Module] | None] = ContextVar("unpadded", default=None)
 
@@ -84,26 +85,33 @@ def _attend(
         calls.append(module)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if row_lengths is None:
-        if not _dense_pays(query, query.shape[2]) or key.shape[1] != query.shape[1]:
+        if not _products_pay(query) or key.shape[1] != query.shape[1]:
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
             )
-        return _attend_rows(query, key, value, attention_mask, dropout, scaling).transpose(1, 2), None
+        return attend(query, key, value, attention_mask, dropout=dropout, scaling=scaling), None
     if query.is_cuda and dropout == 0 and query.dtype in (torch.float16, torch.bfloat16):
         return _attend_varlen(query, key, value, scaling, sliding_window, row_starts, max(row_lengths)), None
-    parts, start = [], 0
-    for length, equal in itertools.groupby(row_lengths):
-        stop = start + length * len(list(equal))
-        own, keys, values = (_as_rows(x, start, stop, length) for x in (query, key, value))
-        near = _near(length, sliding_window, query.device)
-        parts.append(_attend_rows(own, keys, values, near, dropout, scaling).transpose(1, 2).flatten(0, 1))
-        start = stop
+    groups = [(length, len(list(equal))) for length, equal in itertools.groupby(row_lengths)]
+    parts = []
+    for own, keys, values in zip(*(_as_rows(x, groups) for x in (query, key, value)), strict=True):
+        near = _near(own.shape[2], sliding_window, query.device)
+        if _products_pay(own):
+            part = attend(own, keys, values, near, dropout=dropout, scaling=scaling)
+        else:
+            part = F.scaled_dot_product_attention(own, keys, values, near, dropout, scale=scaling).transpose(1, 2)
+        parts.append(part.flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
 
 
-def _as_rows(x: Tensor, start: int, stop: int, length: int) -> Tensor:
-    """[B, heads, length, D] of the tokens start to stop of [1, heads, N, D]; a view."""
-    return x[0, :, start:stop].unflatten(1, (-1, length)).transpose(0, 1)
+def _products_pay(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.shape[2] <= LONGEST_PRODUCT
+
+
+def _as_rows(x: Tensor, groups: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """[B, heads, T, D] of each (T, B), from [1, heads, N, D]; cut at once, or each cut's gradient would fill all N."""
+    pieces = x[0].split([length * count for length, count in groups], dim=1)
+    return [piece.unflatten(1, (-1, length)).transpose(0, 1) for piece, (length, _) in zip(pieces, groups, strict=True)]
 
 
 def _near(length: int, window: int | None, device: torch.device) -> Tensor | None:
@@ -112,22 +120,6 @@ def _near(length: int, window: int | None, device: torch.device) -> Tensor | Non
         return None
     place = torch.arange(length, device=device)
     return (place[:, None] - place).abs() < window
-
-
-def _dense_pays(query: Tensor, length: int) -> bool:
-    return query.device.type == "cpu" and length <= LONGEST_DENSE
-
-
-def _attend_rows(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float
-) -> Tensor:
-    """Attention of [B, heads, T, D] rows, where `mask` (True: attend) lets it; of the same shape."""
-    if not _dense_pays(query, query.shape[2]):
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
-    scores = (query * scaling) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1), dropout) @ value
 
 
 def _attend_varlen(
