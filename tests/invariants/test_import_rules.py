@@ -31,6 +31,7 @@ LAYERS = (
         "launching",
         "layout",
         "licenses",
+        "linear",
         "locking",
         "losses",
         "machine",
