@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from distillkit.attention import unpadded, use_quick_attention
 from distillkit.layout import lay_out, with_layout
+from distillkit.linear import use_quick_linears
 from distillkit.types import IGNORE_INDEX, Batch, Layout
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -61,16 +62,17 @@ def takes_rows(model: PreTrainedModel) -> bool:
     Tried once per model on two small rows: some classes ignore where rows begin (MPNet, DeBERTa).
 
     Args:
-        model: a masked-LM model; its SDPA attention is replaced by ours where it has one.
+        model: a masked-LM model; the first time it is given our attention, where it has SDPA, and our linear layers.
     """
     if model not in _takes_rows:
         use_quick_attention(model)
+        use_quick_linears(model)
         _takes_rows[model] = _same_states(model)
     return _takes_rows[model]
 
 
 def keep_padding(model: PreTrainedModel) -> None:
-    """Leaves a model its own attention and its padding: compiled code wants shapes that repeat.
+    """Leaves a model its own attention, layers and padding: compiled code wants shapes that repeat.
 
     Args:
         model: that is or will be compiled.

@@ -162,7 +162,7 @@ class CachedTeacher:
             if own:
                 part = batch
             elif storing:
-                part = move(split.homes.batch(batch.epoch, home), batch.input_ids.device)._replace(layout=None)
+                part = move(split.homes.batch(batch.epoch, home), batch.input_ids.device)
             else:
                 part = _take(batch, rows.lines[lines])
             inside = split.rows(part)

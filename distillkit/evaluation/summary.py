@@ -127,10 +127,15 @@ def limit_batches(limit: int | float | None, available: int) -> int:
 
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
+    layout = batch.layout
+    if layout is not None:
+        places = {name: getattr(layout, name).to(device) for name in ("rows", "starts", "attended", "order")}
+        layout = layout._replace(**places)
     return batch._replace(
         input_ids=batch.input_ids.to(device),
         attention_mask=None if batch.attention_mask is None else batch.attention_mask.to(device),
         labels=batch.labels.to(device),
+        layout=layout,
     )
 
 

@@ -17,6 +17,7 @@ from distillkit.data.dataset import MaskedRows
 from distillkit.data.demo_corpus import DemoCorpus, demo_fingerprint, demo_reviews
 from distillkit.data.plan import MicroBatch
 from distillkit.data.splitting import Splits, read_documents, split_documents
+from distillkit.layout import with_layout
 from distillkit.types import IGNORE_INDEX, Batch, StepTotals
 from scripts.benchmarking.shapes import Shape
 
@@ -102,4 +103,6 @@ def fill(batches: Sequence[Batch]) -> float:
 
 def _counted(batch: Batch) -> Batch:
     """The batch as an optimizer step of its own."""
-    return batch._replace(totals=StepTotals(sum(lengths(batch)), int((batch.labels != IGNORE_INDEX).sum())))
+    return with_layout(batch)._replace(
+        totals=StepTotals(sum(lengths(batch)), int((batch.labels != IGNORE_INDEX).sum()))
+    )

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from distillkit.roof import probe_roof
 
 _SHAPES = ((2048, 768, 3072), (2048, 2048, 2048))
 _REPEATS = 3
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def probe_roof(dtype: torch.dtype) -> float:
-    """FLOP/s of the quickest matrix product there is for a dtype; takes half a second or so.
-
-    In float32 oneDNN's product is tried beside torch's own, which goes to MKL: on some CPUs it is twice as fast.
-    """
-    return max(product_speed(product, dtype) for product in _products(dtype))
 
 
 def product_speed(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> float:
@@ -32,12 +25,6 @@ def product_speed(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtyp
             product(left, right)
             best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
     return best
-
-
-def _products(dtype: torch.dtype) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-    yield F.linear
-    if dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        yield lambda left, right: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
 
 
 class Roof:
@@ -53,4 +40,4 @@ class Roof:
     def probe(self) -> None:
         """Looks again, between two rounds."""
         for name, dtype in DTYPES.items():
-            self.best[name] = max(self.best[name], probe_roof(dtype))
+            self.best[name] = max(self.best[name], probe_roof(torch.device("cpu"), dtype))

@@ -34,6 +34,7 @@ LAYERS = (
         "launching",
         "layout",
         "licenses",
+        "linear",
         "locking",
         "losses",
         "machine",

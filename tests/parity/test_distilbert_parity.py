@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distillkit.encoding import takes_rows
 from distillkit.objective import HiddenCosineTerm, MaskedLMTerm, Objective, SoftTargetTerm
 from distillkit.types import Batch
 from tests.parity.models import FrozenTeacher, make_batch, nearby, tiny_model
@@ -43,6 +44,8 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, objec
 def originals(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, positions: str) -> dict[str, Tensor]:
     """The same of the transcription, always computed in float64 from the same weights."""
     student, teacher = copy.deepcopy(student).double(), copy.deepcopy(teacher).double()
+    for model in (student, teacher):
+        model.set_attn_implementation("eager")
     student.zero_grad()
     losses = distilbert_losses(
         student, teacher, batch.input_ids, batch.attention_mask, batch.labels,
@@ -66,14 +69,19 @@ def largest_deviation(found: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 @pytest.mark.parametrize("positions", ["all", "predicted"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"], ids=["stock", "quick"])
 @pytest.mark.parametrize(("teacher_type", "student_type"), PAIRS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["f64", "f32"])
 def test_objective_equals_original_code_when_models_are_random(
-    teacher_type: str, student_type: str, packed: bool, positions: str, dtype: torch.dtype, tolerance: float
-) -> None:
-    teacher, student = tiny_model(teacher_type).to(dtype), tiny_model(student_type, seed=1).to(dtype)
+    teacher_type: str, student_type: str, attention: str, packed: bool, positions: str, dtype: torch.dtype,
+    tolerance: float,
+) -> None:  # fmt: skip
+    """With stock attention padding is computed and left out; with the quick one it is not computed (`encoding`)."""
+    teacher = tiny_model(teacher_type).to(dtype)
+    student = tiny_model(student_type, seed=1, attention=attention).to(dtype)
     batch = make_batch(packed=packed)
     found = ours(student, teacher, batch, make_objective(positions))
+    assert takes_rows(student) == (attention == "sdpa")
     assert largest_deviation(found, originals(student, teacher, batch, positions)) < tolerance
 
 

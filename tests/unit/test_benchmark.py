@@ -181,10 +181,11 @@ def test_step_moves_the_student_and_leaves_no_gradient_when_taken(make: Any) -> 
 def test_our_step_is_the_trained_one_when_ready() -> None:
     pair = models()
     contender = ours(pair, precision="bf16", positions="all")
-    assert pair.student.config._attn_implementation == NAME and pair.student.training
-    assert contender.optimizer.defaults["fused"]
+    assert pair.student.training and contender.optimizer.defaults["fused"]
     with contender.trainer.precision_plugin.train_step_context():
         assert torch.is_autocast_enabled("cpu")
+    contender.step(make_batch(packed=True))
+    assert pair.student.config._attn_implementation == NAME
 
 
 def test_peer_is_left_out_with_a_line_when_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

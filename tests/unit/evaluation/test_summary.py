@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distillkit import run
-from distillkit.evaluation.summary import evaluate_side_by_side
+from distillkit.evaluation.summary import evaluate_side_by_side, move
+from distillkit.layout import with_layout
 from distillkit.types import Batch, StepTotals
 from tests.faults.fixtures import Call
 from tests.faults.harness import Inputs, make_bert
@@ -33,3 +34,12 @@ def test_run_evaluates_where_it_trained_when_it_ends(
     words = ["data.max_length=48", "data.batch_size=8", "trainer.max_steps=1", "trainer.accelerator=cpu"]
     assert call("train", *inputs.words(), *words, f"run.dir={tmp_path / 'run'}").code == 0
     assert devices == [torch.device("cpu")]
+
+
+def test_every_tensor_of_a_batch_is_on_the_device_when_moved() -> None:
+    ids = torch.arange(12).reshape(2, 6)
+    batch = with_layout(Batch(ids, torch.ones_like(ids), ids, 0, 0, StepTotals(12, 12)))
+    moved = move(batch, torch.device("meta"))
+    assert moved.layout is not None and batch.layout is not None and moved.layout.lengths == batch.layout.lengths
+    tensors = [part for part in (*moved, *moved.layout) if isinstance(part, torch.Tensor)]
+    assert len(tensors) == 7 and all(tensor.is_meta for tensor in tensors)
