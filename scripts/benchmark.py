@@ -3,6 +3,7 @@
     python scripts/benchmark.py step [--shape small|base] [--minutes 4] [--batches random ...] [--dropout 0.1 0]
     python scripts/benchmark.py memory [--shape small] [--rows 32] [--length 512] [--contenders ours_bf16_all]
     python scripts/benchmark.py scaling [--shape small] [--quick]
+    python scripts/benchmark.py cache [--shape small|base] [--minutes 2]
     python scripts/benchmark.py loop [--steps 60] [--turns 2] [key=value ...]
 
 Each prints tables and adds its section to --output FOLDER/benchmark.json (default runs/benchmark); step draws figures.
@@ -28,7 +29,7 @@ from distillkit import __version__, machine
 from distillkit.progress import results_console
 from distillkit.report import facts
 from distillkit.storage import write_text
-from scripts.benchmarking import costs, figures, loop, notes, step, tables
+from scripts.benchmarking import cached, costs, figures, loop, notes, step, tables
 from scripts.benchmarking.batches import KINDS
 from scripts.benchmarking.recipes import OURS, RECIPES, left_out, present
 from scripts.benchmarking.shapes import SHAPES
@@ -87,6 +88,18 @@ def run_scaling(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_cache(args: argparse.Namespace) -> int:
+    """`cache`; returns the exit code."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output) as folder:
+        section = cached.measure(SHAPES[args.shape], Path(folder), seconds=args.minutes * 60)
+    _record(args, ("cache", args.shape), section)
+    for name in ("uncached", "filling", "cached"):
+        print(f"{name}: {tables.spread(section['seconds'][name], '{:.3f}')} s a step")
+    print(f"an epoch from the cache is {tables.spread(section['ratio'], '{:.2f}')} times as fast as one without")
+    return 0
+
+
 def run_loop(args: argparse.Namespace) -> int:
     """`loop`; returns the exit code."""
     args.output.mkdir(parents=True, exist_ok=True)
@@ -128,7 +141,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, verb, parents in (
         ("step", run_step, [shared, sized]), ("memory", run_memory, [shared, sized]),
-        ("scaling", run_scaling, [shared, sized]), ("loop", run_loop, [shared]),
+        ("scaling", run_scaling, [shared, sized]), ("cache", run_cache, [shared, sized]), ("loop", run_loop, [shared]),
     ):  # fmt: skip
         own = verbs.add_parser(name, parents=parents)
         own.set_defaults(run=verb)
@@ -140,6 +153,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         elif name == "memory":
             own.add_argument("--rows", type=int, default=32)
             own.add_argument("--length", type=int, default=512)
+        elif name == "cache":
+            own.add_argument("--minutes", type=float, default=2.0, help="for the rounds")
         elif name == "scaling":
             own.add_argument("--steps", type=int, default=3, help="timed steps of a process")
             own.add_argument("--quick", action="store_true", help="the ends of each range alone")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillkit.objective import HiddenCosineTerm, MaskedLMTerm, Objective, SoftTargetTerm
+from distillkit.objective import HiddenCosineTerm, HiddenSource, MaskedLMTerm, Objective, SoftTargetTerm
 from distillkit.teachers import Teacher
 from distillkit.training.module import DistillationModule
 from distillkit.types import Batch
@@ -97,8 +97,8 @@ def ready(module: DistillationModule, precision: str) -> tuple[DistillationModul
     return module, optimizer, trainer
 
 
-def ours(models: Models, *, precision: str, positions: str) -> Ours:
-    """Our step with the defaults of conf/, the teacher in the same precision."""
+def ours(models: Models, *, precision: str, positions: str, teacher: HiddenSource | None = None) -> Ours:
+    """Our step with the defaults of conf/, the teacher in the same precision or as it is given."""
     terms = {
         "ce": SoftTargetTerm(WEIGHTS.ce, WEIGHTS.temperature, positions),
         "mlm": MaskedLMTerm(WEIGHTS.mlm),
@@ -107,7 +107,7 @@ def ours(models: Models, *, precision: str, positions: str) -> Ours:
     module = DistillationModule(
         models.student,
         Objective(terms, student_width=_width(models.student), teacher_width=_width(models.teacher)),
-        teacher=Teacher(models.teacher, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]),
+        teacher=teacher or Teacher(models.teacher, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]),
         optimizer=partial(torch.optim.AdamW, lr=LR, betas=BETAS, eps=EPSILON, weight_decay=0.01, fused=True),
     )
     return Ours(module, {"fp32": "32-true", "bf16": "bf16-mixed"}[precision])

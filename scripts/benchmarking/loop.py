@@ -14,6 +14,7 @@ from scripts.benchmarking.contenders import Ours
 from scripts.benchmarking.rounds import quartiles
 
 _EXPERIMENT = "demo_distilbert"
+_COLUMN = "speed/tokens_per_second"
 _WINDOW, _WARM = 10, 1
 """Steps of a row of metrics.csv, and rows that are left out at the start."""
 
@@ -48,7 +49,7 @@ def _command(run: Path, steps: int, words: list[str]) -> list[float]:
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "distillkit", "train", *options], check=True, stdout=subprocess.DEVNULL)
     rows = read_metrics(run / "metrics.csv")
-    return [float(row["tokens_per_second"]) for row in rows if row.get("tokens_per_second")][_WARM:]
+    return [float(row[_COLUMN]) for row in rows if row.get(_COLUMN)][_WARM:]
 
 
 def _bare(run: Path, steps: int) -> list[float]:
