@@ -192,14 +192,27 @@ def cosine_distance(student_hidden: Tensor, teacher_hidden: Tensor) -> LossSum:
     """
     if student_hidden.shape != teacher_hidden.shape or student_hidden.dim() != 2:
         raise ValueError(f"hidden must both be [N, H], got {[*student_hidden.shape]} and {[*teacher_hidden.shape]}")
-    student, teacher = _at_least_float32(student_hidden), _at_least_float32(teacher_hidden.detach())
-    own, other = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (student, teacher))
-    gap = student - teacher
-    surplus = (gap * (student + teacher)).sum(-1, keepdim=True) / (own + other)  # |student| - |teacher|
-    shorter = torch.where(own < other, student, teacher)
-    # the unit vectors' difference, subtracted before anything is rounded
-    apart = (gap - shorter * (surplus / torch.minimum(own, other))) / torch.maximum(own, other)
-    return LossSum(apart.square().sum() / 2, _count(student))
+    return sum_rows(_CosineDistance.apply(_at_least_float32(student_hidden), _at_least_float32(teacher_hidden)))
+
+
+class _CosineDistance(torch.autograd.Function):
+    """[N] 1 - cos of each row; the gradient is taken along, which is also right where both norms are equal."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        own, other = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (student, teacher))
+        gap = student - teacher
+        surplus = (gap * (student + teacher)).sum(-1, keepdim=True) / (own + other)  # |student| - |teacher|
+        shorter = torch.where(own < other, student, teacher)
+        # the unit vectors' difference, subtracted before anything is rounded
+        apart = (gap - shorter * (surplus / torch.minimum(own, other))) / torch.maximum(own, other)
+        distance = apart.square().sum(-1, keepdim=True) / 2
+        ctx.save_for_backward((apart - student / own * distance) / own)
+        return distance.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grads[0].unsqueeze(-1), None
 
 
 def sum_rows(rows: Tensor) -> LossSum:

@@ -171,3 +171,16 @@ def test_losses_compute_in_float32_when_inputs_are_half_precision(dtype: torch.d
         found, expected = loss(student, teacher).total, loss(student.float(), teacher.float()).total
         assert found.dtype == torch.float32
         assert found == expected
+
+
+def test_cosine_gradient_is_right_when_both_norms_are_equal() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(6, 8, dtype=torch.float64)
+    teacher = student.flip(-1)  # of exactly the same norm
+    student[3:] *= 2.0
+    twin = student.clone().requires_grad_()
+    student.requires_grad_()
+    losses.cosine_distance(student, teacher).total.backward()
+    (1 - torch.nn.functional.cosine_similarity(twin, teacher)).sum().backward()
+    torch.testing.assert_close(student.grad, twin.grad, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: losses.cosine_distance(x, teacher).total, student)
