@@ -66,10 +66,13 @@ class StepFlops:
             totals: its positions.
             length: of its rows.
         """
-        encoders = 3 * self.student.encoder(length) + (self.teacher.encoder(length) if self.teacher else 0.0)
         heads = 3 * self.student.head + (self.teacher.head if self.teacher and self.compared else 0.0)
         rows = {"all": totals.attended, "predicted": totals.predicted, None: 0}[self.heads]
-        return totals.attended * encoders + rows * heads
+        return totals.attended * 3 * self.student.encoder(length) + self.of_teacher(totals, length) + rows * heads
+
+    def of_teacher(self, totals: StepTotals, length: float) -> float:
+        """Of them those of the teacher's encoder, which a cache saves."""
+        return totals.attended * self.teacher.encoder(length) if self.teacher else 0.0
 
 
 def model_flops(model: PreTrainedModel) -> ModelFlops | None:

@@ -106,6 +106,10 @@ class CachedTeacher:
             "free_mb": stores[0].free() / 1e6,
         }
 
+    def row_counts(self) -> tuple[int, int]:
+        """How many rows were read and how many computed so far."""
+        return self.rows_read, self.rows_computed
+
     def facts(self) -> dict[str, Any]:
         """How many rows were read, computed and found damaged so far."""
         rows = self.rows_read + self.rows_computed

@@ -145,7 +145,8 @@ class DistillationModule(ClippedModule):
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step
         flops = step_flops(self.student, self.teacher, self.objective)
-        self.gauge = SpeedGauge(self.device, flops=flops, roof=self.roof, ranks=self.trainer.world_size)
+        rows = getattr(self.teacher, "row_counts", None)
+        self.gauge = SpeedGauge(self.device, flops=flops, roof=self.roof, ranks=self.trainer.world_size, rows=rows)
 
     def on_train_end(self) -> None:
         """Measures no more."""

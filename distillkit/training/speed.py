@@ -7,6 +7,8 @@ its names: items and flops per second, and mfu.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import PreTrainedModel
 
@@ -36,20 +38,37 @@ class SpeedGauge:
         flops: of a step, or None where unknown.
         roof: FLOP/s of one device at best, or None where unknown.
         ranks: that train together; a step's tokens are those of all.
+        rows: how many rows the teacher has read from its cache and computed so far; None without a cache.
     """
 
-    def __init__(self, device: torch.device, *, flops: StepFlops | None, roof: float | None, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        flops: StepFlops | None,
+        roof: float | None,
+        ranks: int = 1,
+        rows: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
         self._flops, self._roof, self._ranks = flops, roof, ranks
+        self._rows = rows or (lambda: (0, 0))
         self._clock = PhaseClock(device)
-        self._steps, self._tokens, self._work = 0, 0, 0.0
+        self._begin()
         run_clock(self._clock)
 
     def note(self, batch: Batch) -> None:
         """Counts an optimizer step, by its first micro-batch."""
         self._steps += 1
         self._tokens += batch.totals.attended
-        # the step's rows are of about this length: packed rows are equal, padded ones are sorted into steps by length
-        self._work += self._flops.of(batch.totals, batch.input_ids.shape[1]) if self._flops else 0.0
+        if self._flops is not None:
+            # the step's rows are of about this length: packed rows are equal, padded ones are sorted by length
+            length = batch.input_ids.shape[1]
+            self._work += self._flops.of(batch.totals, length)
+            self._taught += self._flops.of_teacher(batch.totals, length)
+
+    def _begin(self) -> None:
+        self._steps, self._tokens, self._work, self._taught = 0, 0, 0.0, 0.0
+        self._rows_before = self._rows()
 
     def window(self) -> dict[str, float]:
         """Figures of the steps since the last call, which begins the next window.
@@ -60,14 +79,15 @@ class SpeedGauge:
         """
         seconds = self._clock.read()
         steps, total = self._steps, max(sum(seconds.values()), 1e-9)
-        work = self._work / total
+        read, computed = (now - before for now, before in zip(self._rows(), self._rows_before, strict=True))
+        work = (self._work - self._taught * read / max(read + computed, 1)) / total  # what was read was not computed
         found = {"tokens_per_second": self._tokens / total, "seconds_per_step": total / max(steps, 1)}
         if work:
             found["flops_per_second"] = work
         if work and self._roof:
             found["mfu"] = work / (self._roof * self._ranks)
         found |= {f"{name}_seconds": value / max(steps, 1) for name, value in seconds.items()}
-        self._steps, self._tokens, self._work = 0, 0, 0.0
+        self._begin()
         return found if steps else {}
 
     def pause(self) -> None:

@@ -51,6 +51,14 @@ def test_window_divides_by_its_own_steps_when_read_twice(monkeypatch: pytest.Mon
     assert gauge.window() == {}
 
 
+def test_window_counts_no_operations_of_the_teacher_when_its_states_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = iter([(5, 5), (8, 6), (8, 6)])  # at the start, and after a window that read 3 and computed 1
+    gauge = SpeedGauge(CPU, flops=FLOPS, roof=None, rows=lambda: next(rows))
+    gauge.note(BATCH)
+    monkeypatch.setattr(PhaseClock, "read", read({"loss": 1.0}))
+    assert gauge.window()["flops_per_second"] == 100 * (3 * 18 + 36 * 0.25) + 15 * (3 * 5 + 7)
+
+
 @pytest.mark.parametrize(("flops", "roof", "there"), [(None, 1.0, set()), (FLOPS, None, {"flops_per_second"})])
 def test_window_leaves_out_what_is_unknown_when_read(
     flops: StepFlops | None, roof: float | None, there: set[str]
