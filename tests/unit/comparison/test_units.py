@@ -35,7 +35,7 @@ def settled(folder: Path, *words: str) -> dict[str, Any]:
     """compare.yaml for one classification task on files in a folder."""
     train, test = write_rows(folder / "train.tsv", 48), write_rows(folder / "test.tsv", 20)
     given = [
-        "tasks=classification", "models=m", "seeds=0", "batch_size=8", "trainer.max_epochs=10", "optimizer.lr=1e-3",
+        "tasks=classification", "models=m", "seeds=0", "batch_size=8", "trainer.max_epochs=15", "optimizer.lr=1e-3",
         f"task.classification.files.train={train}", f"task.classification.files.test={test}",
         "task.classification.text=text", "task.classification.label=label",
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def test_unit_learns_and_repeats_when_run_twice(inputs: Inputs, tmp_path: Path) 
     first = json.loads((tmp_path / "a" / "result.json").read_text())
     again = run(unit, tmp_path / "b")
     assert first["metrics"] == {"test": {"accuracy": 1.0}} and first["score"] == 1.0
-    assert steps == [(step, 60) for step in range(1, 61)] and first["steps"] == 60
+    assert steps == [(step, 90) for step in range(1, 91)] and first["steps"] == 90
     assert (tmp_path / "a" / ANSWERS).read_text() == again["answers"]
     assert {k: v for k, v in first.items() if k not in ("seconds", "peak_memory_mb")} == {
         k: v for k, v in again["result"].items() if k not in ("seconds", "peak_memory_mb")
