@@ -20,7 +20,7 @@ def test_status_follows_a_run_when_it_trains_is_killed_and_goes_on(
 ) -> None:
     run = Run(tmp_path / "run")
     process = start(*LONG.words(inputs, every=2), f"run.dir={run.path}")
-    process.wait_until(lambda: process.step >= 4 and bool(run.checkpoints()))
+    process.wait_until(lambda: bool(run.checkpoints()) and read_status(str(run.path))["step"] >= 4)
     running = read_status(str(run.path))
     assert running["state"] == "running" and running["pid"] == process.pid
     assert 4 <= running["step"] < running["steps"] == 100_000 and running["seconds_left"] > 0
