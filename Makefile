@@ -46,7 +46,7 @@ demo: setup  ## two students of the demo teacher, a control, and a page that com
 benchmark: setup  ## a training step beside what people use today, the small shape, under 10 minutes
 	@for package in $(PEERS); do $(PIP) --no-deps $$package 2>/dev/null || \
 		echo "benchmark: this index lacks $$package: its peer is left out"; done
-	@$(BIN)/python scripts/benchmark.py step --shape small
+	@$(BIN)/python scripts/benchmark.py step --shape small --dropout 0.1
 
 clean:  ## remove .venv and everything that was built; runs/ and data/ stay
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -65,7 +65,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", 1, rows=8, length=64, sizes=_TINY),  # to try the script itself
-        Shape("small", 3, rows=32, length=128, sizes=_SMALL, demo=True),
+        Shape("small", 3, rows=16, length=128, sizes=_SMALL, demo=True),
         Shape("base", 6, rows=16, length=128),
     )
 }
