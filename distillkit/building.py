@@ -203,16 +203,8 @@ def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teac
 def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> MaskedLMDataModule:
     """The data module over the configured corpus; nothing is read yet."""
     options = cfg["data"]
-    names = (
-        "max_length",
-        "batch_size",
-        "batch_tokens",
-        "packing",
-        "mask_epochs",
-        "num_workers",
-        "num_proc",
-        "cache_dir",
-    )
+    names = ["max_length", "batch_size", "batch_tokens", "packing", "mask_epochs"]
+    names += ["num_workers", "num_proc", "cache_dir"]
     return MaskedLMDataModule(
         make(options["corpus"]),
         tokenizer,

@@ -120,9 +120,9 @@ def _is_plain(w: Tensor) -> bool:
     return _SMALL <= max(-float(lowest), float(highest)) < _FAR
 
 
-def _kl_rows_of_any(log_target: Tensor, p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+def _kl_rows_of_any(target: Tensor, p: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """[n, 1] KL and [n, V] q - p as in `kl_rows`, for logits any distance apart: both forms are computed."""
-    log_p = F.log_softmax(log_target, dim=-1)
+    log_p = F.log_softmax(target, dim=-1)
     log_q = log_p + w  # up to a constant
     far = torch.exp(log_q).sub_(p).sub_(p * w)
     excess = torch.where(w.abs() < _SMALL, p * _exp_minus_linear(w), far).sum(-1, keepdim=True)

@@ -101,7 +101,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_python_blocks_compile_when_shown(page: Path) -> None:
     for code in python_blocks(page):
-        compile(code, str(page), "exec")
+        assert compile(code, str(page), "exec").co_code, "a block without a statement"
 
 
 def python_blocks(page: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from distillkit import launching
@@ -56,7 +58,9 @@ def test_process_knows_its_place_when_started(launched: None, first: bool, proce
     indirect=["launched"],
 )
 def test_launch_is_accepted_when_somebody_starts_every_process(launched: None, ranks: int, nodes: int) -> None:
-    launching.check_processes(ranks, nodes)
+    before = dict(os.environ)
+    launching.check_processes(ranks, nodes)  # raises when it is refused
+    assert dict(os.environ) == before, "the ranks that follow read it too"
 
 
 @pytest.mark.parametrize(
