@@ -92,6 +92,18 @@ class _Pass:
         self.student, self.teacher, self.rows, self.terms = student, teacher, rows, terms
         self.scales = [term.weight / term.divisor(totals) for term in terms]
 
+    def chunk(
+        self, rows: Tensor, chunk: slice, weights: Sequence[Tensor] | None
+    ) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
+        """Totals and counts as in `sums`, and the gradients of rows and weights, none where weights are None."""
+        own = rows.detach().requires_grad_(weights is not None)
+        with torch.set_grad_enabled(weights is not None):
+            logits, target = self.logits(own, chunk)
+        gradient = None if weights is None else torch.empty_like(logits)
+        found = self.sums(logits.detach(), target, chunk, gradient)
+        del target
+        return found, [] if weights is None else [*torch.autograd.grad(logits, [own, *weights], gradient)]
+
     def logits(self, hidden: Tensor, chunk: slice) -> tuple[Tensor, Tensor | None]:
         """[n, V] of the student, with a gradient where one is asked for, and of the teacher."""
         target = None
@@ -157,14 +169,12 @@ class _InChunks(torch.autograd.Function):
         # an empty selection still runs once: every weight then has a zero gradient, as DDP expects
         for start in range(0, max(1, len(rows)), chunk_rows):
             chunk = slice(start, start + chunk_rows)
-            own = rows[chunk].detach().requires_grad_(differentiate)
-            with torch.set_grad_enabled(differentiate):
-                logits, target = compute.logits(own, chunk)
-            gradient = torch.empty_like(logits) if differentiate else None
-            parts.append(compute.sums(logits.detach(), target, chunk, gradient))
-            if differentiate:
-                row_grads[chunk], *grads = torch.autograd.grad(logits, [own, *weights], gradient)
+            part, grads = compute.chunk(rows[chunk], chunk, weights if differentiate else None)
+            parts.append(part)
+            if grads:
+                row_grads[chunk] = grads.pop(0)
                 weight_grads = [t.add_(g) for t, g in zip(weight_grads, grads, strict=True)] if start else grads
+            del grads  # with the next chunk's they would be there twice
         totals, counts = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
         share = torch.stack([t * scale for t, scale in zip(totals.unbind(), compute.scales, strict=True)]).sum()
         ctx.save_for_backward(*([row_grads] if differentiate else []), *weight_grads)

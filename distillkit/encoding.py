@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from distillkit.attention import unpadded, use_quick_attention
 from distillkit.layout import lay_out, with_layout
-from distillkit.linear import use_quick_linears
+from distillkit.linear import shared_copies, use_quick_linears
 from distillkit.types import IGNORE_INDEX, Batch, Layout
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -35,7 +35,8 @@ def encode(model: PreTrainedModel, batch: Batch) -> Tensor:
     """
     rows = takes_rows(model)
     if batch.attention_mask is None:
-        return model.base_model(input_ids=batch.input_ids)[0].flatten(0, 1)
+        with shared_copies():
+            return model.base_model(input_ids=batch.input_ids)[0].flatten(0, 1)
     layout = with_layout(batch).layout
     assert layout is not None
     if rows:
@@ -46,7 +47,7 @@ def encode(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 def _encode_rows(model: PreTrainedModel, input_ids: Tensor, layout: Layout) -> Tensor:
     places = layout.attended % input_ids.shape[1] + first_position(model)
-    with unpadded():
+    with unpadded(), shared_copies():
         output = model.base_model(
             input_ids=input_ids.flatten().index_select(0, layout.attended).unsqueeze(0),
             position_ids=places.unsqueeze(0),

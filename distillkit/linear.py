@@ -8,6 +8,8 @@ transposed product is the quicker one.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +22,39 @@ class QuickLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name
         """As nn.Linear."""
-        quick = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu" and input.numel() > 0
-        if not quick or torch.is_autocast_enabled("cpu"):
+        whole = input.dtype == self.weight.dtype == torch.float32
+        if whole and torch.is_autocast_enabled(input.device.type):
+            return super().forward(_lowered(input))
+        if not whole or input.device.type != "cpu" or input.numel() == 0:
             return super().forward(input)
         return _Product.apply(input, self.weight, self.bias)
+
+
+_last: list[tuple[Tensor, Tensor]] = []
+
+
+@contextmanager
+def shared_copies() -> Iterator[None]:
+    """Lets layers that follow each other on one input, as query, key and value do, share its copy for autocast.
+
+    Autocast keeps the copies of weights, not those of activations: each layer would make and keep one of its own.
+    """
+    _last[:] = [(torch.empty(0), torch.empty(0))]
+    try:
+        yield
+    finally:
+        _last.clear()
+
+
+def _lowered(rows: Tensor) -> Tensor:
+    """The copy in autocast's precision."""
+    if not _last:
+        return rows
+    source, copy = _last[0]
+    if source is not rows:
+        copy = rows.to(torch.get_autocast_dtype(rows.device.type))
+        _last[0] = (rows, copy)
+    return copy
 
 
 def use_quick_linears(model: PreTrainedModel) -> None:

@@ -192,7 +192,7 @@ def cosine_distance(student_hidden: Tensor, teacher_hidden: Tensor) -> LossSum:
     """
     if student_hidden.shape != teacher_hidden.shape or student_hidden.dim() != 2:
         raise ValueError(f"hidden must both be [N, H], got {[*student_hidden.shape]} and {[*teacher_hidden.shape]}")
-    return sum_rows(_CosineDistance.apply(_at_least_float32(student_hidden), _at_least_float32(teacher_hidden)))
+    return sum_rows(_CosineDistance.apply(_at_least_float32(student_hidden), teacher_hidden))
 
 
 class _CosineDistance(torch.autograd.Function):
@@ -200,19 +200,27 @@ class _CosineDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        own, other = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (student, teacher))
-        gap = student - teacher
-        surplus = (gap * (student + teacher)).sum(-1, keepdim=True) / (own + other)  # |student| - |teacher|
-        shorter = torch.where(own < other, student, teacher)
-        # the unit vectors' difference, subtracted before anything is rounded
-        apart = (gap - shorter * (surplus / torch.minimum(own, other))) / torch.maximum(own, other)
-        distance = apart.square().sum(-1, keepdim=True) / 2
-        ctx.save_for_backward((apart - student / own * distance) / own)
-        return distance.squeeze(-1)
+        distance, gradient = student.new_empty(len(student)), torch.empty_like(student)
+        for block in row_blocks(student):
+            distance[block], gradient[block] = _cosine_rows(student[block], teacher[block].to(student.dtype))
+        ctx.save_for_backward(gradient)
+        return distance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * grads[0].unsqueeze(-1), None
+
+
+def _cosine_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] distances of [n, H] rows, and [n, H] their derivative in the student's."""
+    own, other = (x.norm(dim=-1, keepdim=True).clamp_min(1e-12) for x in (student, teacher))
+    gap = student - teacher
+    surplus = (gap * (student + teacher)).sum(-1, keepdim=True) / (own + other)  # |student| - |teacher|
+    shorter = torch.where(own < other, student, teacher)
+    # the unit vectors' difference, subtracted before anything is rounded
+    apart = (gap - shorter * (surplus / torch.minimum(own, other))) / torch.maximum(own, other)
+    distance = apart.square().sum(-1, keepdim=True) / 2
+    return distance.squeeze(-1), (apart - student / own * distance) / own
 
 
 def sum_rows(rows: Tensor) -> LossSum:
