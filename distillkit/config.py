@@ -21,8 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from distillkit.errors import ConfigError
 from distillkit.launching import is_first_rank, started_processes
 
-_PATHS = ("teacher.path", "teacher.cache", "tokenizer.path", "student.init_from", "student.path", "data.path",
-          "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
+PATHS = ("teacher.path", "teacher.cache", "tokenizer.path", "student.init_from", "student.path", "data.path",
+         "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
+"""Keys whose values are files or folders; relative ones mean the caller's folder."""
+
 _LISTS = ("models", "tasks", "seeds")  # of compare.yaml; a single value is a list of one
 SUITES = {"glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")}
 """Names in tasks=[...] that stand for several tasks."""
@@ -48,7 +50,7 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     """Composes conf/<name>.yaml with overrides.
 
     Args:
-        name: "train", "evaluate" or "compare".
+        name: "train", "evaluate", "compare" or "sweep".
         overrides: in Hydra's grammar.
         config_dir: a folder of the user's own files that adds to the groups.
 
@@ -150,7 +152,7 @@ def keys(name: str, overrides: Sequence[str]) -> list[str]:
     """Every dotted key of a composition.
 
     Args:
-        name: "train", "evaluate" or "compare".
+        name: "train", "evaluate", "compare" or "sweep".
         overrides: group choices; when they fail themselves, the keys are those of the defaults.
     """
     for chosen in (overrides, ()):
@@ -195,11 +197,11 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
             cfg[key] = [cfg[key]]
     tasks = cfg.get("task", {}).items()
     files = [f"task.{name}.files.{part}" for name, task in tasks for part in task.get("files", ())]
-    for key in (*_PATHS, *files):
+    for key in (*PATHS, *files):
         value = OmegaConf.select(cfg, key)
         if value is not None:
             OmegaConf.update(
-                cfg, key, _absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key)
+                cfg, key, absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key)
             )
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
@@ -222,11 +224,12 @@ def _settle_run(run: DictConfig, hydra: DictConfig) -> None:
         run.id = os.environ.get("DISTILLKIT_RUN_ID")  # without one: another launcher's rank, which logs nothing
 
 
-def _absolute(value: Any, key: str) -> Any:
+def absolute(value: Any, key: str) -> Any:
+    """A value of one of PATHS as what any folder's commands can use; a name stays one where no such file is here."""
     if isinstance(value, list):
-        return [_absolute(v, key) for v in value]
+        return [absolute(v, key) for v in value]
     if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
-        return [_absolute(part.strip(), key) for part in str(value).split(",")]
+        return [absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))
     may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "models", "reference")
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value

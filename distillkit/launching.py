@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, Preempted
+
+PARENT = "DISTILLKIT_PARENT"
+"""Variable with the id of the process that a run must not outlive."""
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def follow_parent() -> None:
+    """Stops this process as SIGTERM does when its parent ends: a sweep that was killed leaves nothing running.
+
+    Only where PARENT names the parent. It is taken from the environment, so that ranks and data workers, whose parent
+    is this process, do not look.
+
+    Raises:
+        Preempted: the parent has ended already.
+    """
+    told = os.environ.pop(PARENT, None)
+    if told is None:
+        return
+    if os.getppid() != int(told):
+        raise Preempted("the sweep that started this run has ended")
+    threading.Thread(target=_follow, args=(int(told),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def is_first_rank() -> bool:
@@ -21,6 +52,22 @@ def is_first_rank() -> bool:
 def started_processes() -> int:
     """Processes of this run that a launcher has started; 1 where Lightning starts the others itself."""
     return int(os.environ.get("WORLD_SIZE" if _by_torchrun() else "SLURM_STEP_NUM_TASKS", "1"))
+
+
+def check_alone(what: str, *, key: str) -> None:
+    """Refuses to start runs from one of several processes, each of which would start them all.
+
+    Args:
+        what: such as "a sweep".
+        key: that was typed.
+
+    Raises:
+        ConfigError: a launcher has started several, or Lightning this one as another rank.
+    """
+    processes = started_processes()
+    if processes > 1 or not is_first_rank():
+        raise ConfigError(f"{what} starts its own processes", key=key, value=f"{processes} processes", allowed="1",
+                          fix="start it without torchrun or srun; several devices of a run are trainer.devices")  # fmt: skip
 
 
 def check_processes(ranks: int, num_nodes: int) -> None:

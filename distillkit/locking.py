@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+import signal
 import struct
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from distillkit.errors import RunStateError
+from distillkit.errors import Preempted, RunStateError, StorageError
 
 LOCK = ".lock"
 _HELD_HERE: set[Path] = set()
@@ -50,6 +55,42 @@ class FolderLock:
         """Lets go of the folder."""
         _HELD_HERE.discard(self.folder.resolve())
         self._file.close()
+
+
+@contextlib.contextmanager
+def workplace(folder: Path, *, begun: str, stopped: str) -> Iterator[None]:
+    """A folder, made and held by this process for a block in which SIGTERM raises Preempted.
+
+    Args:
+        folder: run.dir of the work.
+        begun: file in it that tells that the work was begun; without it a folder made here is removed.
+        stopped: what Preempted says.
+
+    Raises:
+        RunStateError: another process holds it.
+        StorageError: it cannot be written.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        lock = FolderLock(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror}", key="run.dir", value=folder, fix="choose another run.dir"
+        ) from error
+
+    def stop(number: int, frame: Any) -> None:
+        raise Preempted(stopped)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        lock.release()
+        if made and not (folder / begun).exists():
+            shutil.rmtree(folder)
 
 
 def holder(folder: Path) -> int | None:

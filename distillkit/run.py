@@ -16,7 +16,7 @@ from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
-from distillkit.launching import check_processes, is_first_rank
+from distillkit.launching import check_processes, follow_parent, is_first_rank
 from distillkit.roof import describe_roof
 from distillkit.rundir import CHECKPOINTS, FACTS, METRICS, STUDENT, RunFolder
 from distillkit.teacher_cache import CachedTeacher
@@ -46,6 +46,7 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Raises:
         DistillkitError: with the exit code to end with.
     """
+    follow_parent()
     check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
     with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
         machine.set_up(cfg["run"])
@@ -66,6 +67,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
     Raises:
         RunStateError: not a run, in use, or the configuration or corpus differ; the differences are named.
     """
+    follow_parent()
     with RunFolder(run_dir, new=False, held=is_first_rank()) as folder:
         facts = folder.facts
         began, here = config.completed(facts["config"]), str(folder.path.resolve())

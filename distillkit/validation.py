@@ -86,6 +86,37 @@ def validate_comparison(cfg: dict[str, Any]) -> None:
                           allowed="1", fix="set run.jobs for several at once")  # fmt: skip
 
 
+def validate_sweep(cfg: dict[str, Any]) -> None:
+    """As `validate`, for a sweep; its arms are checked as the runs they are.
+
+    Args:
+        cfg: sweep.yaml's, from `settle`.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    check_targets(cfg | {"run": cfg["run"] | {"trusted_modules": []}})
+    sweep = cfg["sweep"]
+    for key, allowed in (("method", ("grid", "random", "tpe")), ("pruner", (None, "median", "asha"))):
+        if sweep[key] not in allowed:
+            raise ConfigError("no such choice", key=f"sweep.{key}", value=sweep[key],
+                              allowed=", ".join("null" if name is None else name for name in allowed))  # fmt: skip
+    for key, kind in (("arms", dict), ("vary", dict), ("base", list)):
+        if not isinstance(sweep[key], kind):
+            raise ConfigError(f"must be a {_KINDS[kind]}", key=f"sweep.{key}", value=sweep[key])
+    _number(cfg, "sweep.max_hours", low=0, open_ends="low", optional=True)
+    for key in ("max_steps", "trials"):
+        _number(cfg, f"sweep.{key}", low=1, integer=True, optional=True)
+    for switch in ("share_cache", "shared_pass"):
+        if not isinstance(sweep[switch], bool):
+            raise ConfigError("must be a switch", key=f"sweep.{switch}", value=sweep[switch], allowed="true, false")
+    if sweep["method"] != "grid" and not sweep["trials"]:
+        raise ConfigError("how many trials", key="sweep.trials", value=None, allowed="> 0", fix="set sweep.trials=20")
+
+
+_KINDS = {dict: "mapping", list: "list of train's overrides"}
+
+
 def _validate_run(run: dict[str, Any]) -> None:
     if not re.fullmatch(r"[\w-]{1,64}", str(run["id"])):  # becomes a folder's name
         raise ConfigError("not an id", key="run.id", value=run["id"], allowed="1 to 64 letters, digits, - and _")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,9 @@ from distillkit.comparison.processes import run_units
 from distillkit.comparison.results import gather
 from distillkit.comparison.tasks.base import Task, naming
 from distillkit.comparison.units import Unit, plan_units
-from distillkit.errors import Preempted, RunStateError, StorageError, TeacherError
+from distillkit.errors import RunStateError, StorageError, TeacherError
 from distillkit.evaluation.efficiency import measure_efficiency
-from distillkit.locking import FolderLock
+from distillkit.locking import workplace
 from distillkit.progress import activity, duration
 from distillkit.publishing import rewrite_card
 from distillkit.report.facts import BUSY, machine
@@ -33,6 +30,7 @@ from distillkit.rundir import CONFIG, RunFolder
 from distillkit.storage import write_text
 
 MODELS, EFFICIENCY, CONFIGURATION = "models", "efficiency.json", "comparison.yaml"
+_STOPPED = "stopped; the fine-tunings that are done are kept, and the same command does the rest"
 
 
 def compare(cfg: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +50,12 @@ def compare(cfg: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         StorageError: it cannot be written.
         Preempted: SIGTERM; what is done is kept.
     """
-    with _held(Path(cfg["run"]["dir"])) as place:
+    place = Path(cfg["run"]["dir"])
+    if (place / CONFIG).is_file():
+        raise RunStateError(
+            "holds a run, which a comparison would overwrite", key="run.dir", value=place, fix="choose another run.dir"
+        )
+    with workplace(place, begun=CONFIGURATION, stopped=_STOPPED):
         models = find_models(cfg["models"], place / MODELS, cfg["reference"])
         tasks = _tasks(cfg)
         units = plan_units(cfg, models, tasks)
@@ -64,36 +67,6 @@ def compare(cfg: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         for model in models:
             _write_card(model, facts)
         return facts | {"files": files}
-
-
-@contextlib.contextmanager
-def _held(place: Path) -> Iterator[Path]:
-    """The comparison's folder, held by this process; SIGTERM raises Preempted."""
-    made = not place.exists()
-    if (place / CONFIG).is_file():
-        raise RunStateError(
-            "holds a run, which a comparison would overwrite", key="run.dir", value=place, fix="choose another run.dir"
-        )
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=place).close()
-        lock = FolderLock(place)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror}", key="run.dir", value=place, fix="choose another run.dir"
-        ) from error
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield place
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        lock.release()
-        if made and not (place / CONFIGURATION).exists():  # nothing was begun
-            shutil.rmtree(place)
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise Preempted("stopped; the fine-tunings that are done are kept, and the same command does the rest")
 
 
 def _tasks(cfg: Mapping[str, Any]) -> dict[str, Task]:

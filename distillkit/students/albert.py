@@ -12,7 +12,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM, PreTrainedConfig, PreT
 
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.students.layers import check_dropout, check_layers, unused_bert_weights
-from distillkit.students.transfer import BuiltStudent, Transfer
+from distillkit.students.transfer import BuiltStudent, Transfer, start_randomly
 
 MAX_EMBEDDING_SIZE = 128
 """The paper's E, the default where the source's sizes allow it."""
@@ -75,7 +75,7 @@ def build_albert(
     config = _config(source, embedding_size, num_layers, num_groups, dropout)
     _check_start(source, init, layers)
     if init == "random":
-        return _start_randomly(source, config)
+        return start_randomly(source, AlbertForMaskedLM(config))
     return _start_from_bert(source, config, _source_layers(source, layers, num_groups, init))
 
 
@@ -95,15 +95,6 @@ def _check_start(source: PreTrainedModel, init: str, layers: list[int] | None) -
             allowed="random",
             fix="set student.init=random, or use student=shallow",
         )
-
-
-def _start_randomly(source: PreTrainedModel, config: AlbertConfig) -> BuiltStudent:
-    """A student with its class's own initialisation, which reads nothing from the source."""
-    transfer = Transfer(source, AlbertForMaskedLM(config))
-    for name in transfer.student_names:
-        transfer.keep_initialised(name)
-    transfer.leave("", "student.init=random")
-    return transfer.finish({})
 
 
 def _start_from_bert(source: PreTrainedModel, config: AlbertConfig, blocks: list[list[int]]) -> BuiltStudent:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel
 
 from distillkit.errors import ConfigError
-from distillkit.students.layers import check_dropout, choose_layers, unused_bert_weights
-from distillkit.students.transfer import BuiltStudent, Transfer
+from distillkit.students.layers import check_dropout, check_init, choose_layers, unused_bert_weights
+from distillkit.students.transfer import BuiltStudent, Transfer, start_randomly
 
 LAYER_NORM_EPS = 1e-12
 """DistilBERT's, fixed in its code."""
@@ -40,6 +41,7 @@ def build_distilbert(
     *,
     num_layers: int | None = None,
     layers: list[int] | None = None,
+    init: Literal["teacher", "random"] = "teacher",
     dropout: float | None = None,
 ) -> BuiltStudent:
     """A DistilBertForMaskedLM started from chosen layers of a BERT.
@@ -51,6 +53,7 @@ def build_distilbert(
         source: a BertForMaskedLM.
         num_layers: layers of the student; None: half of the source's, rounded up.
         layers: the source layers to take; None: spread evenly, first and last included.
+        init: "teacher", or "random": fresh weights, and of the source the sizes alone; `layers` then only counts them.
         dropout: hidden and attention dropout; None: the source's.
 
     Returns:
@@ -63,9 +66,13 @@ def build_distilbert(
     Source: Sanh et al. 2019, section 3. The original drops the token-type embeddings; folding row 0 into the positions
     leaves the student's input identical to the teacher's.
     """
+    check_init(init)
     _check_source(source)
     chosen = choose_layers(source.config.num_hidden_layers, num_layers, layers)
-    transfer = Transfer(source, DistilBertForMaskedLM(_config(source, len(chosen), dropout)))
+    student = DistilBertForMaskedLM(_config(source, len(chosen), dropout))
+    if init == "random":
+        return start_randomly(source, student)
+    transfer = Transfer(source, student)
     _transfer_tables(transfer)
     for target, origin in _module_pairs(chosen):
         for kind in ("weight", "bias"):

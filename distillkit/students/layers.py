@@ -115,6 +115,16 @@ def check_dropout(dropout: float | None) -> None:
         raise ConfigError("not a probability of dropping", key="student.dropout", value=dropout, allowed="0 <= p < 1")
 
 
+def check_init(init: str) -> None:
+    """Refuses a start that is neither the teacher's layers nor random.
+
+    Raises:
+        ConfigError: naming student.init.
+    """
+    if init not in ("teacher", "random"):
+        raise ConfigError("no such start", key="student.init", value=init, allowed="teacher, random")
+
+
 def unused_bert_weights(total: int, chosen: list[int]) -> dict[str, str]:
     """Why weights of a BERT source stay unused in a student of another class: name prefix -> reason."""
     reasons = {f"bert.encoder.layer.{layer}.": f"layer {layer} not taken" for layer in set(range(total)) - set(chosen)}

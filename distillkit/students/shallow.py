@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillkit.errors import ConfigError
-from distillkit.students.layers import choose_layers, copy_config, find_layers
-from distillkit.students.transfer import BuiltStudent, Transfer
+from distillkit.students.layers import check_init, choose_layers, copy_config, find_layers
+from distillkit.students.transfer import BuiltStudent, Transfer, start_randomly
 
 
 def build_shallow(
@@ -14,6 +16,7 @@ def build_shallow(
     *,
     num_layers: int | None = None,
     layers: list[int] | None = None,
+    init: Literal["teacher", "random"] = "teacher",
     dropout: float | None = None,
 ) -> BuiltStudent:
     """A student of the source's own class with some of its layers; everything else is copied.
@@ -22,6 +25,7 @@ def build_shallow(
         source: any masked-LM model of transformers with one block per layer.
         num_layers: layers of the student; None: half of the source's, rounded up.
         layers: the source layers to take; None: spread evenly, first and last included.
+        init: "teacher", or "random": fresh weights, and of the source the sizes alone; `layers` then only counts them.
         dropout: hidden and attention dropout; None: the source's.
 
     Returns:
@@ -32,9 +36,13 @@ def build_shallow(
 
     Source: DistilRoBERTa, the DistilBERT recipe on another class.
     """
+    check_init(init)
     path = find_layers(source)
     chosen = choose_layers(source.config.num_hidden_layers, num_layers, layers)
-    transfer = Transfer(source, type(source)(_config(source, chosen, dropout)))
+    student = type(source)(_config(source, chosen, dropout))
+    if init == "random":
+        return start_randomly(source, student)
+    transfer = Transfer(source, student)
     _check_places(transfer, path, chosen)
     for name in transfer.student_names:
         index, rest = _split(name, path)

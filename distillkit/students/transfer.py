@@ -223,6 +223,20 @@ class Transfer:
         return BuiltStudent(self._model, report)
 
 
+def start_randomly(source: PreTrainedModel, student: PreTrainedModel) -> BuiltStudent:
+    """A student with its class's own initialisation, which reads nothing from the source.
+
+    Args:
+        source: the model it could have been started from; the report says that nothing was.
+        student: freshly built.
+    """
+    transfer = Transfer(source, student)
+    for name in transfer.student_names:
+        transfer.keep_initialised(name)
+    transfer.leave("", "student.init=random")
+    return transfer.finish({})
+
+
 def _weights_and_ties(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A model's weights by name, and for each name that repeats an earlier tensor that earlier name."""
     weights: dict[str, Tensor] = model.state_dict(keep_vars=True)

@@ -7,12 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from distillkit import config, validation
-from distillkit.errors import FAILED_PARTS, ConfigError
-from distillkit.launching import started_processes
+from distillkit.errors import FAILED_PARTS
+from distillkit.launching import check_alone
+from distillkit.sweeps.words import combinations
 
 
 def run_arms(overrides: list[str], config_dir: str | None) -> int:
@@ -32,9 +30,7 @@ def run_arms(overrides: list[str], config_dir: str | None) -> int:
         ConfigError: a launcher has started several processes, or an arm's configuration does not compose or validate;
             nothing is started then.
     """
-    if (processes := started_processes()) > 1:
-        raise ConfigError("a multirun starts its own processes", key="-m", value=f"{processes} processes", allowed="1",
-                          fix="start it without torchrun or srun")  # fmt: skip
+    check_alone("a multirun", key="-m")
     arms = _arms(overrides, config_dir)
     base = next((o.partition("=")[2] for o in overrides if o.startswith("run.dir=")), None)
     failed = []
@@ -57,17 +53,9 @@ _STARTED = time.strftime("%Y-%m-%d_%H-%M-%S")
 
 def _arms(overrides: list[str], config_dir: str | None) -> list[tuple[list[str], str]]:
     """(overrides, experiment's name) per arm, each checked as far as that goes without loading anything."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    except Exception:
-        config.load("train", overrides, config_dir)  # says in one line what does not parse
-        raise
     arms = []
-    for combination in combinations:
-        words = [word for word in combination if not word.startswith("run.dir=")]
+    for words in combinations([word for word in overrides if not word.startswith("run.dir=")]):
         cfg, hydra = config.load("train", words, config_dir)
-        name = hydra.runtime.choices.get("experiment") or "train"
         validation.validate(config.settle(cfg, hydra))
-        arms.append((words, name))
+        arms.append((words, hydra.runtime.choices.get("experiment") or "train"))
     return arms
