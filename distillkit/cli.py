@@ -17,9 +17,10 @@ VERBS = {
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
     "compare": "models fine-tuned on tasks, side by side: distillkit compare models=[demo,RUN_DIR] tasks=[sst2,ner]",
+    "sweep": "many runs that differ in a few values: distillkit sweep loss.alpha=0,1,5 seed=1,2 experiment=demo_distilbert",
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
-    "status": "how a run is getting on, while it trains or after: distillkit status RUN_DIR...",
+    "status": "how a run or a sweep is getting on, while it trains or after: distillkit status RUN_DIR...",
     "report": "a page of one or several runs, with figures: distillkit report RUN_DIR... [output=DIR]",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
@@ -32,11 +33,13 @@ verbs:
 {{verbs}}
 
 options:
-  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate, compare)
+  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate, compare, sweep)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
-  --config-dir DIR        add your own conf files (train, info, evaluate, compare)
-  --json                  machine-readable output (info, evaluate, compare, status, report)
-  --no-probe              leave out what needs a few steps of training: time and memory (info)
+  --config-dir DIR        add your own conf files (train, info, evaluate, compare, sweep)
+  --json                  machine-readable output (info, evaluate, compare, sweep, status, report)
+  --no-probe              leave out what needs a few steps of training: time and memory (info, sweep --dry-run)
+  --dry-run               print the arms, their commands and what they will take, and start nothing (sweep)
+  --retry-failed          run arms that have failed again (sweep)
   -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
   -h, --help  --version
@@ -60,7 +63,7 @@ def main(argv: list[str]) -> int:
 
     Returns:
         The exit code: 0 done, 2 the user's configuration or data, 3 numerical stop, 4 I/O, 5 a failed arm of a
-        multirun or fine-tuning of a comparison, 143 stopped and saved, 1 anything unforeseen.
+        sweep or fine-tuning of a comparison, 143 stopped and saved, 1 anything unforeseen.
     """
     debug = "--debug" in argv
     try:
@@ -132,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(verb: str, words: list[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"distillkit {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    if verb in ("train", "info", "evaluate", "compare"):
+    if verb in ("train", "info", "evaluate", "compare", "sweep"):
         parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
         parser.add_argument("--resolve", action="store_true")
         parser.add_argument("--config-dir", "-cd")
@@ -140,9 +143,12 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--multirun", "-m", action="store_true")
     if verb not in ("hash", "status"):
         parser.add_argument("--verbose", "-v", action="store_true")
-    if verb == "info":
+    if verb == "sweep":
+        parser.add_argument("--dry-run", action="store_true")
+        parser.add_argument("--retry-failed", action="store_true")
+    if verb in ("info", "sweep"):
         parser.add_argument("--no-probe", dest="probe", action="store_false")
-    if verb in ("info", "evaluate", "compare", "status", "report"):
+    if verb in ("info", "evaluate", "compare", "sweep", "status", "report"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
 

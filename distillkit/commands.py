@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -63,7 +64,9 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
         print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
         return None
     settled = config.settle(cfg, hydra)
-    checks = {"train": validation.validate, "compare": validation.validate_comparison}
+    checks = {
+        "train": validation.validate, "compare": validation.validate_comparison, "sweep": validation.validate_sweep,
+    }  # fmt: skip
     checks.get(name, validation.check_targets)(settled)
     return settled
 
@@ -175,6 +178,27 @@ def _compare(args: argparse.Namespace) -> int:
     return FAILED_PARTS if facts["failed"] else 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    from distillkit.sweeps import definition, estimate, live
+
+    if args.cfg:
+        _compose("sweep", args, definition.sort_words(args.words).own)
+        return 0
+    folder, planned = definition.plan(args.words, args.config_dir)
+    _prepare(args)
+    if args.dry_run:
+        facts = estimate.estimate(folder, definition.continued(folder, planned), measure=args.probe)
+        print(json.dumps(facts) if args.json else estimate.as_text(facts))
+        return 0
+    with _starting():
+        from distillkit.building import make
+        from distillkit.sweeps.sweep import run_sweep
+
+    ledger = run_sweep(folder, planned, make(planned.launcher), retry_failed=args.retry_failed)
+    print(json.dumps(live.facts(folder, ledger)) if args.json else live.as_text(folder, ledger))
+    return FAILED_PARTS if ledger.with_status("failed") else 0
+
+
 def _export(args: argparse.Namespace) -> int:
     folders = [word for word in args.words if "=" not in word]
     if len(folders) != 1:
@@ -194,12 +218,18 @@ def _export(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     from distillkit.status import as_text, read_status
+    from distillkit.sweeps import arms, live
 
     if not args.words:
         raise ConfigError("name a run's folder", key="RUN_DIR", value="", fix="distillkit status RUN_DIR")
-    for folder in args.words:
-        found = read_status(folder)
-        print(json.dumps(found) if args.json else as_text(found))
+    for name in args.words:
+        folder = pathlib.Path(name)
+        if (folder / arms.LEDGER).is_file():
+            ledger = arms.Ledger.read(folder)
+            print(json.dumps(live.facts(folder, ledger)) if args.json else live.as_text(folder, ledger))
+        else:
+            found = read_status(name)
+            print(json.dumps(found) if args.json else as_text(found))
     return 0
 
 
@@ -234,6 +264,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "resume": _resume,
     "evaluate": _evaluate,
     "compare": _compare,
+    "sweep": _sweep,
     "export": _export,
     "info": _info,
     "status": _status,

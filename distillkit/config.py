@@ -200,9 +200,7 @@ def settle(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
     for key in (*PATHS, *files):
         value = OmegaConf.select(cfg, key)
         if value is not None:
-            OmegaConf.update(
-                cfg, key, absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key)
-            )
+            OmegaConf.update(cfg, key, absolute(OmegaConf.to_object(value) if OmegaConf.is_list(value) else value, key))
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

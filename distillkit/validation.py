@@ -110,6 +110,11 @@ def validate_sweep(cfg: dict[str, Any]) -> None:
     for switch in ("share_cache", "shared_pass"):
         if not isinstance(sweep[switch], bool):
             raise ConfigError("must be a switch", key=f"sweep.{switch}", value=sweep[switch], allowed="true, false")
+    if sweep["shared_pass"]:
+        raise ConfigError("arms do not share a process yet", key="sweep.shared_pass", value=True, allowed="false",
+                          fix="set sweep.share_cache=true")  # fmt: skip
+    if "seed" in sweep["vary"]:
+        raise ConfigError("seeds have a key of their own", key="sweep.vary", value="seed", fix="set sweep.seeds")
     if sweep["method"] != "grid" and not sweep["trials"]:
         raise ConfigError("how many trials", key="sweep.trials", value=None, allowed="> 0", fix="set sweep.trials=20")
 

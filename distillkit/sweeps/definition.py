@@ -112,13 +112,14 @@ def _kinds(sweep: Mapping[str, Any], vary: Mapping[str, str]) -> list[_Kind]:
                               value=sweep["method"], fix="type such as 'loss.alpha=interval(0,10)'")  # fmt: skip
         return []
     listed = {name: [with_absolute_path(str(word)) for word in words or ()] for name, words in sweep["arms"].items()}
-    lasts = Counter(key.rpartition(".")[2] for key in vary)
+    keys = [key_of(key) for key in vary]
+    lasts = Counter(key.rpartition(".")[2] for key in keys)
+    labels = {key: last if lasts[last := key.rpartition(".")[2]] == 1 else key for key in keys}
     kinds = []
     for name, words in (listed or {"": []}).items():
         for combination in combinations([f"{key}={values}" for key, values in vary.items()]):
             values = {key_of(word): value_of(word) for word in combination}
-            short = {(last if lasts[last := key.rpartition(".")[2]] == 1 else key): key for key in values}
-            shown = ",".join(f"{label}={_shown(values[key])}" for label, key in short.items())
+            shown = ",".join(f"{labels[key]}={_shown(value)}" for key, value in values.items())
             kinds.append(_Kind(",".join(filter(None, (name, shown))), [*words, *map(with_absolute_path, combination)],
                                values))  # fmt: skip
     return kinds

@@ -1,0 +1,58 @@
+"""Arms as processes of this machine, so many at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from distillkit.errors import ConfigError
+from distillkit.launching import PARENT
+from distillkit.sweeps.launchers import Job
+from distillkit.sweeps.launchers.process import begin
+
+THREADS = "OMP_NUM_THREADS"
+
+
+class LocalLauncher:
+    """Starts jobs as processes that stop, saved, when this one ends.
+
+    Args:
+        jobs: at once. The cores are divided between them unless OMP_NUM_THREADS is set; a single one has them all, and
+            rounds as the same run does by itself.
+
+    Raises:
+        ConfigError: jobs is no positive number.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
+        if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+            raise ConfigError("must be a positive whole number", key="launcher.jobs", value=jobs, allowed=">= 1")
+        self.slots = jobs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, job: Job) -> None:
+        """Starts a job; returns at once."""
+        environment = {PARENT: str(os.getpid())}
+        if self.slots > 1 and THREADS not in os.environ:
+            environment[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // self.slots))
+        self._running[job.key] = begin(job, environment)
+
+    def ended(self) -> dict[str, int]:
+        """Exit codes of jobs that have ended since the last call, by key; negative: the signal that ended it."""
+        codes = {key: process.poll() for key, process in self._running.items()}
+        ended = {key: code for key, code in codes.items() if code is not None}
+        for key in ended:
+            del self._running[key]
+        return ended
+
+    def stop(self, key: str) -> None:
+        """Sends a job SIGTERM."""
+        if key in self._running:
+            self._running[key].terminate()
+
+    def close(self) -> None:
+        """Stops what still runs and waits for it, as long as the saving takes; `ended` tells of it."""
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            process.wait()

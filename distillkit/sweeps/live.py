@@ -1,0 +1,145 @@
+"""A sweep as a person follows it: a table on a terminal, a line per event elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distillkit.locking import holder
+from distillkit.progress import duration
+from distillkit.status import read_status
+from distillkit.sweeps.arms import Arm, Ledger
+from distillkit.sweeps.outcomes import has_begun, metric_rows
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class View:
+    """What the verb sweep shows on stderr while it works; a context manager.
+
+    Args:
+        folder: of the sweep.
+        ledger: its arms, read anew at every look.
+    """
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        self.folder, self.ledger = folder, ledger
+        self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
+        self._looked = 0.0
+        self._best: dict[int, float] = {}
+
+    def __enter__(self) -> View:
+        if self._live is not None:
+            self._live.start()
+        self.say(f"{self.folder}: {len(self.ledger.arms)} arms; {counts(self.ledger)}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def ended(self, arm: Arm) -> None:
+        """A line for an arm that has ended."""
+        metric, value = self.ledger.sweep["metric"], last_value(self.folder / arm.folder, self.ledger.sweep["metric"])
+        if arm.status == "done" and value is not None:
+            self._best[arm.number] = value
+        said = f"{metric} {value:.4f} ({duration(arm.seconds)})" if value is not None else duration(arm.seconds)
+        total = len(self.ledger.arms)
+        ended = total - len(self.ledger.with_status("queued", "running", "preempted"))
+        self.say(f"[{ended}/{total}] {arm.name}, seed {arm.seed}: {arm.status}, {arm.reason or said}")
+
+    def show(self) -> None:
+        """Renews the table, where there is one, now and then."""
+        if self._live is not None and time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+            self._looked = time.monotonic()
+            self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for name in ("running", "step", self.ledger.sweep["metric"], "left"):
+            table.add_column(name, justify="left" if name == "running" else "right")
+        left = []
+        for arm in self.ledger.with_status("running"):
+            run = self.folder / arm.folder
+            status = read_status(str(run)) if has_begun(run) else {"step": 0, "steps": None, "seconds_left": None}
+            value = last_value(run, self.ledger.sweep["metric"])
+            left.append(status["seconds_left"])
+            table.add_row(f"{arm.name}, seed {arm.seed}", f"{status['step']}/{status['steps'] or '?'}",
+                          "" if value is None else f"{value:.4f}", _left(status["seconds_left"]))  # fmt: skip
+        return Group(table, Text(f"{counts(self.ledger)}{self._best_text()}{self._total_left(left)}"))
+
+    def _best_text(self) -> str:
+        if not self._best:
+            return ""
+        number = min(self._best, key=lambda n: self._best[n])
+        arm = next(arm for arm in self.ledger.arms if arm.number == number)
+        return f"; best so far: {arm.name}, seed {arm.seed} ({self._best[number]:.4f})"
+
+    def _total_left(self, left: list[float | None]) -> str:
+        """As if every arm that waits took the mean of those that are done."""
+        done = [arm.seconds for arm in self.ledger.with_status("done") if arm.seconds]
+        if not done or not left:
+            return ""
+        mean = sum(done) / len(done)
+        ahead = sum(mean if seconds is None else seconds for seconds in left)
+        ahead += mean * len(self.ledger.with_status("queued", "preempted"))
+        return f"; about {duration(ahead / len(left))} left"
+
+
+def last_value(run: Path, metric: str) -> float | None:
+    """The newest value of a metric in a run's metrics.csv; None before the first."""
+    rows = metric_rows(run, metric)
+    return rows[-1][1] if rows else None
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
+
+
+def counts(ledger: Ledger) -> str:
+    """Such as "3 done, 1 running, 2 queued"."""
+    found = Counter(arm.status for arm in ledger.arms)
+    return ", ".join(f"{number} {status}" for status, number in found.items()) or "none yet"
+
+
+def facts(folder: Path, ledger: Ledger) -> dict[str, Any]:
+    """A sweep's ledger as plain values, with its folder and the process that works on it: for --json.
+
+    Args:
+        folder: of the sweep.
+        ledger: its arms.
+    """
+    return {"sweep_dir": str(folder), "pid": holder(folder), **asdict(ledger)}
+
+
+def as_text(folder: Path, ledger: Ledger) -> str:
+    """The arms of a sweep as a plain table."""
+    pid = holder(folder)
+    state = f"process {pid}" if pid else "no process works on it"
+    lines = [f"{folder}: {ledger.name}, {len(ledger.arms)} arms; {counts(ledger)} ({state})"]
+    rows = [("arm", "seed", "status", ledger.sweep["metric"], "time", "")]
+    for arm in ledger.arms:
+        value = last_value(folder / arm.folder, ledger.sweep["metric"])
+        rows.append((arm.name, str(arm.seed), arm.status, "" if value is None else f"{value:.4f}",
+                     duration(arm.seconds) if arm.seconds else "", arm.reason or ""))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  " + "  ".join([*cells, row[5]]).rstrip())
+    return "\n".join(lines)

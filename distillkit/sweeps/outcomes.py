@@ -1,0 +1,51 @@
+"""What an arm's folder and log tell of how it is getting on, and why it ended."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from distillkit.rundir import CONFIG, METRICS, read_metrics
+from distillkit.status import read_status
+
+PREEMPTED = 143
+
+
+def has_begun(run: Path) -> bool:
+    """Whether the folder holds a run, which `resume` continues."""
+    return (run / CONFIG).is_file()
+
+
+def has_finished(run: Path) -> bool:
+    """Whether the folder holds a run that is trained, evaluated and exported."""
+    return has_begun(run) and read_status(str(run))["state"] == "finished"
+
+
+def step_of(run: Path) -> int:
+    """The newest optimizer step the folder tells of; 0 before the first."""
+    return read_status(str(run))["step"] if has_begun(run) else 0
+
+
+def metric_rows(run: Path, metric: str) -> list[tuple[int, float]]:
+    """(optimizer step, value) of every row of metrics.csv that has the metric."""
+    rows = read_metrics(run / METRICS)
+    return [(int(row["step"]), float(row[metric])) for row in rows if metric in row]
+
+
+def reason_of(code: int, log: Path, offset: int) -> str:
+    """Why a process failed, in one line.
+
+    Args:
+        code: its exit code; negative, or beyond 128: the signal that ended it.
+        log: its output.
+        offset: bytes of the log that are of earlier processes.
+    """
+    number = -code if code < 0 else code - 128
+    if number in {known.value for known in signal.Signals}:
+        name = signal.Signals(number).name
+        return f"killed by signal {number} ({name})" + (", out of memory?" if name == "SIGKILL" else "")
+    text = log.read_bytes()[offset:].decode(errors="replace") if log.is_file() else ""
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    return "ended before the run was finished" if code == 0 else f"ended with exit code {code}"
