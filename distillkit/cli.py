@@ -17,7 +17,7 @@ VERBS = {
     "resume": "continue a run, bit for bit: distillkit resume RUN_DIR [trainer.max_steps=2000]",
     "evaluate": "held-out figures of runs or models: distillkit evaluate RUN_DIR|MODEL_DIR... [data=text data.path=F]",
     "compare": "models fine-tuned on tasks, side by side: distillkit compare models=[demo,RUN_DIR] tasks=[sst2,ner]",
-    "sweep": "many runs that differ in a few values: distillkit sweep loss.alpha=0,1,5 seed=1,2 experiment=demo_distilbert",
+    "sweep": "many runs that differ in a few values: distillkit sweep sweep=loss_weights experiment=demo_distilbert",
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run or a sweep is getting on, while it trains or after: distillkit status RUN_DIR...",

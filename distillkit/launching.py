@@ -67,7 +67,7 @@ def check_alone(what: str, *, key: str) -> None:
     processes = started_processes()
     if processes > 1 or not is_first_rank():
         raise ConfigError(f"{what} starts its own processes", key=key, value=f"{processes} processes", allowed="1",
-                          fix="start it without torchrun or srun; several devices of a run are trainer.devices")  # fmt: skip
+                          fix="start it without torchrun or srun; a run's own are trainer.devices")  # fmt: skip
 
 
 def check_processes(ranks: int, num_nodes: int) -> None:

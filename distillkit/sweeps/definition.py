@@ -198,15 +198,14 @@ def settled(ledger: Ledger, arm: Arm, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it does not compose, or is not valid.
     """
-    words = [*arm_words(ledger, arm), quoted("run.dir", str(folder))]
-    cfg = config.settle(*config.load("train", words, ledger.config_dir))
+    cfg = config.settle(*config.load("train", arm_words(ledger, arm, folder), ledger.config_dir))
     validation.validate(cfg)
     return cfg
 
 
-def arm_words(ledger: Ledger, arm: Arm) -> list[str]:
-    """Train's overrides of an arm, but for its folder."""
-    return [*ledger.shared, *arm.words, f"seed={arm.seed}"]
+def arm_words(ledger: Ledger, arm: Arm, folder: Path) -> list[str]:
+    """Train's overrides of an arm in a folder."""
+    return [*ledger.shared, *arm.words, f"seed={arm.seed}", quoted("run.dir", str(folder))]
 
 
 def continued(folder: Path, planned: Ledger) -> Ledger:

@@ -35,7 +35,7 @@ def estimate(folder: Path, ledger: Ledger, *, measure: bool) -> dict[str, Any]:
         seconds = None if done or not measure else _seconds(cfg, arm, known)
         arms.append({
             "name": arm.name, "seed": arm.seed, "status": arm.status, "folder": str(folder / arm.folder),
-            "words": arm_words(ledger, arm), "steps": cfg["trainer"]["max_steps"], "seconds": seconds,
+            "words": arm_words(ledger, arm, folder / arm.folder), "steps": cfg["trainer"]["max_steps"], "seconds": seconds,
         })  # fmt: skip
     ahead = [arm for arm in arms if arm["status"] not in ("done", "pruned")]
     parallel = ledger.launcher.get("jobs", 1)
@@ -67,7 +67,7 @@ def as_text(facts: dict[str, Any]) -> str:
     for arm in facts["arms"]:
         cost = "" if arm["seconds"] is None else f", about {duration(arm['seconds'])}"
         lines.append(f"  {arm['name']}, seed {arm['seed']}: {arm['status']}, {arm['steps']} steps{cost}")
-        lines.append(f"    distillkit train {shlex.join([*arm['words'], 'run.dir=' + arm['folder']])}")
+        lines.append(f"    distillkit train {shlex.join(arm['words'])}")
     time = "" if facts["seconds"] is None else f", about {duration(facts['seconds'])}"
     lines.append(f"to do: {facts['steps']:,} optimizer steps{time}")
     return "\n".join(lines)

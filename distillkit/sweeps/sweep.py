@@ -164,7 +164,7 @@ class Sweep:
         if has_begun(path):
             return (*python, "resume", str(path))
         shutil.rmtree(path, ignore_errors=True)  # of a process that ended before it was a run
-        words = [*arm_words(self.ledger, arm), quoted("run.dir", str(path))]
+        words = arm_words(self.ledger, arm, path)
         if self.ledger.sweep["share_cache"] and cfg["teacher"]["_target_"] and not cfg["teacher"]["cache"]:
             words.append(quoted("teacher.cache", str(self.folder / TEACHER_CACHE)))
         for name, logger in cfg["logger"].items():  # W&B's

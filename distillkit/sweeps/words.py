@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,10 @@ def value_of(word: str) -> Any:
 
 def quoted(key: str, value: str) -> str:
     """A word whose value is taken as it stands, whatever characters it has."""
+    plain = f"{key}={value}"
+    with contextlib.suppress(ConfigError):
+        if not (parse(plain).is_sweep_override() or "${" in value) and value_of(plain) == value:
+            return plain
     return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
@@ -76,5 +81,5 @@ def with_absolute_path(word: str) -> str:
     if after == before:
         return word
     if isinstance(after, list):
-        return f"{key}=[{','.join(quoted('', str(part))[1:] for part in after)}]"
+        return f"{key}=[{','.join(quoted(key, str(part)).partition('=')[2] for part in after)}]"
     return quoted(key, after)
