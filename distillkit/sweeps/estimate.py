@@ -34,8 +34,9 @@ def estimate(folder: Path, ledger: Ledger, *, measure: bool) -> dict[str, Any]:
         done = arm.status in ("done", "pruned")
         seconds = None if done or not measure else _seconds(cfg, arm, known)
         arms.append({
-            "name": arm.name, "seed": arm.seed, "status": arm.status, "folder": str(folder / arm.folder),
-            "words": arm_words(ledger, arm, folder / arm.folder), "steps": cfg["trainer"]["max_steps"], "seconds": seconds,
+            "name": arm.name, "seed": arm.seed, "status": arm.status, "steps": cfg["trainer"]["max_steps"],
+            "seconds": seconds, "folder": str(folder / arm.folder),
+            "words": arm_words(ledger, arm, folder / arm.folder),
         })  # fmt: skip
     ahead = [arm for arm in arms if arm["status"] not in ("done", "pruned")]
     parallel = ledger.launcher.get("jobs", 1)

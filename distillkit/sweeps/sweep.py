@@ -70,8 +70,8 @@ class Sweep:
         self.ledger.write(self.folder)
         try:
             while True:
-                self._start_more(waiting)
                 self._collect()
+                self._start_more(waiting)
                 if not (self._running or self._foreign):
                     break
                 self._report()
