@@ -43,7 +43,7 @@ def section(path: Path) -> str:
     lines = path.read_text().splitlines()
     comment = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
     prefix = f"{group}." if group and group != "experiment" else ""
-    table = rows(lines, prefix)
+    table = [] if group == "sweep" and path.stem != "base" else rows(lines, prefix)  # keys of sweep/base.yaml
     head = ["| key | value | why |" if group == "experiment" else "| key | default | meaning |", "|---|---|---|"]
     title = f"`{group}={path.stem}`" if group and path.stem != "base" else f"`{relative}`"
     return "\n".join([f"## {title}", "", *comment, *(["", *head, *table] if table else [])])

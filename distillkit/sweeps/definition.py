@@ -145,11 +145,14 @@ def _seeds(seeds: Any) -> list[int]:
 
 
 def _baseline(sweep: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The arm that the others are measured against; of a listed one with varied values, that with the first values."""
     if sweep["method"] != "grid":
         return None
-    if sweep["baseline"] not in (None, *names):
-        raise ConfigError("no such arm", key="sweep.baseline", value=sweep["baseline"], allowed=", ".join(names))
-    return sweep["baseline"] or names[0]
+    wanted = sweep["baseline"]
+    found = [name for name in names if wanted in (None, name) or name.startswith(f"{wanted},")]
+    if not found:
+        raise ConfigError("no such arm", key="sweep.baseline", value=wanted, allowed=", ".join(names))
+    return found[0]
 
 
 def _command(words: Sequence[str], config_dir: str | None) -> list[str]:

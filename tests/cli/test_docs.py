@@ -16,13 +16,13 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from distillkit import cli, config, run, validation
-from distillkit.sweeps import multirun
+from distillkit.sweeps import definition, multirun
 from tests.cli.test_readme import ROOT, make_teacher_and_corpus
 from tests.faults.fixtures import Call
 from tests.faults.harness import CHECKOUT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OWN_VERBS = ("train", "info", "evaluate", "report", "export", "resume", "status", "hash")
+OWN_VERBS = ("train", "info", "sweep", "evaluate", "report", "export", "resume", "status", "hash")
 LIGHT = ["data.batch_size=2", "checkpoint.every_n_steps=1", "logger=none", "run.evaluation_batches=1"]
 """Added where a page's command is run: the same command, sooner done."""
 
@@ -68,6 +68,8 @@ def test_command_composes_and_validates_when_shown(command: Command, monkeypatch
     args = cli._parse(verb, words) if verb in OWN_VERBS else None
     if verb == "train" and args is not None and args.multirun:
         assert len(multirun._arms(args.words, None)) > 1
+    elif verb == "sweep":
+        assert args is not None and definition.plan(args.words, None)
     elif verb in ("train", "info"):
         validation.validate(config.settle(*config.load("train", overrides(words))))
     elif verb == "evaluate":
@@ -170,7 +172,7 @@ def light(words: list[str]) -> list[str]:
     """The same command over the tiny world, two steps long; one that resumes for longer goes on to four."""
     if words[0] == "resume":
         return [re.sub(r"^trainer\.max_steps=.*", "trainer.max_steps=4", word) for word in words]
-    if words[0] not in ("train", "info"):
+    if words[0] not in ("train", "info", "sweep"):
         return words
     kept = {override.partition("=")[0] for override in words}
     added = [word for word in LIGHT if word.partition("=")[0] not in kept]

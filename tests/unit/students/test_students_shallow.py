@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from distillkit.errors import ConfigError
-from distillkit.students import build_shallow
+from distillkit.students import build_distilbert, build_shallow
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,21 @@ def test_shallow_student_is_float32_when_the_source_is_bfloat16(bert):
 def test_shallow_sets_every_dropout_when_one_is_given(make_source):
     student, _ = build_shallow(make_source("roberta"), dropout=0.25)
     assert {module.p for module in student.modules() if isinstance(module, nn.Dropout)} == {0.25}
+
+
+@pytest.mark.parametrize(("build", "model_type"), [(build_shallow, "roberta"), (build_distilbert, "bert")])
+def test_student_reads_nothing_from_its_source_when_init_is_random(make_source, batch, build, model_type):
+    source = make_source(model_type)
+    torch.manual_seed(0)
+    student, report = build(source, init="random", layers=[0, 3])
+    torch.manual_seed(0)
+    again, _ = build(source, init="random", num_layers=2)
+    taken = {id(weight): weight for weight in source.state_dict().values()}
+    for (name, weight), other in zip(student.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name
+        assert not any(weight.shape == known.shape and torch.equal(weight, known) for known in taken.values()), name
+    assert all(how.startswith(("initialised", "tied")) for how in report.student.values())
+    assert report.layer_map == {} and student.config.num_hidden_layers == 2
+    assert student(**batch).logits.isfinite().all()
+    with pytest.raises(ConfigError, match=r"student\.init=fresh.*allowed: teacher, random"):
+        build(source, init="fresh")
