@@ -47,8 +47,8 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """Of its run, within the sweep's: a name a shell need not quote."""
-        plain = "".join(c if c.isalnum() or c in "._=-" else "_" for c in self.name)
+        """Of its run, within the sweep's: a name that a shell need not quote and no verb takes for an override."""
+        plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.name.replace("=", "-"))
         return f"{ARMS}/{self.number:03d}_{plain[:60]}_seed_{self.seed}"
 
 

@@ -134,3 +134,4 @@ def test_ledger_is_equal_when_read_back(tmp_path: Path) -> None:
     ledger.write(tmp_path)
     assert Ledger.read(tmp_path) == ledger
     assert ledger.arms[0].folder == "arms/000_a_b_seed_0"
+    assert Arm(7, "full,k=0.5", 2, []).folder == "arms/007_full_k-0.5_seed_2"  # evaluate k=v would be an override
