@@ -18,7 +18,7 @@ from distillkit.locking import holder
 from distillkit.progress import duration
 from distillkit.status import read_status
 from distillkit.sweeps.arms import Arm, Ledger
-from distillkit.sweeps.outcomes import has_begun, metric_rows
+from distillkit.sweeps.outcomes import has_begun, last_value
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -35,7 +35,10 @@ class View:
         self.folder, self.ledger = folder, ledger
         self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
         self._looked = 0.0
-        self._best: dict[int, float] = {}
+        done = {
+            arm.number: last_value(folder / arm.folder, ledger.sweep["metric"]) for arm in ledger.with_status("done")
+        }
+        self._best = {number: value for number, value in done.items() if value is not None}
 
     def __enter__(self) -> View:
         if self._live is not None:
@@ -100,12 +103,6 @@ class View:
         ahead = sum(mean if seconds is None else seconds for seconds in left)
         ahead += mean * len(self.ledger.with_status("queued", "preempted"))
         return f"; about {duration(ahead / len(left))} left"
-
-
-def last_value(run: Path, metric: str) -> float | None:
-    """The newest value of a metric in a run's metrics.csv; None before the first."""
-    rows = metric_rows(run, metric)
-    return rows[-1][1] if rows else None
 
 
 def _left(seconds: float | None) -> str:

@@ -32,6 +32,12 @@ def metric_rows(run: Path, metric: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[metric])) for row in rows if metric in row]
 
 
+def last_value(run: Path, metric: str) -> float | None:
+    """The newest value of a metric in a run's metrics.csv; None before the first."""
+    rows = metric_rows(run, metric)
+    return rows[-1][1] if rows else None
+
+
 def reason_of(code: int, log: Path, offset: int) -> str:
     """Why a process failed, in one line.
 

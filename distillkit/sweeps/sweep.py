@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from distillkit.sweeps.arms import LEDGER, Arm, Ledger, Status
 from distillkit.sweeps.definition import arm_words, continued, settled
 from distillkit.sweeps.launchers import Job, Launcher
 from distillkit.sweeps.live import View
-from distillkit.sweeps.outcomes import PREEMPTED, has_begun, has_finished, metric_rows, reason_of, step_of
+from distillkit.sweeps.outcomes import PREEMPTED, has_begun, has_finished, last_value, metric_rows, reason_of, step_of
 from distillkit.sweeps.words import quoted
 
 TEACHER_CACHE = "teacher_cache"
@@ -31,7 +32,7 @@ class Searcher(Protocol):
         """The next arm; None when no more are to be started."""
 
     def tell(self, arm: Arm, value: float | None) -> None:
-        """How an arm ended: its metric's last value; None when it failed or has none."""
+        """How an arm ended: its metric's last value; None when it failed or has none. Again: nothing new."""
 
     def report(self, arm: Arm, step: int, value: float) -> bool:
         """A value of the metric while an arm runs, by optimizer step; True when it is hopeless and is to be pruned."""
@@ -66,6 +67,8 @@ class Sweep:
             Preempted: SIGTERM or Ctrl-C; the arms are stopped and saved.
         """
         self._recover()
+        for arm in self.ledger.with_status("done", "failed", "pruned"):  # a kill may have come before the telling
+            self._tell(arm)
         waiting = [arm for arm in self.ledger.arms if arm.status in ("queued", "preempted")]
         self.ledger.write(self.folder)
         try:
@@ -221,11 +224,15 @@ class Sweep:
         if began is not None:
             arm.seconds += time.time() - began
             arm.ended = time.time()
-        if self.searcher is not None and status in ("done", "failed", "pruned"):
-            rows = metric_rows(self.path(arm), self.ledger.sweep["metric"])
-            self.searcher.tell(arm, rows[-1][1] if rows and status != "failed" else None)
         self.ledger.write(self.folder)
+        if status in ("done", "failed", "pruned"):
+            self._tell(arm)
         self.view.ended(arm)
+
+    def _tell(self, arm: Arm) -> None:
+        if self.searcher is not None:
+            value = last_value(self.path(arm), self.ledger.sweep["metric"])
+            self.searcher.tell(arm, None if arm.status == "failed" else value)
 
     def _stop(self) -> None:
         """Stops what runs, and writes down that it was saved."""
@@ -237,7 +244,12 @@ class Sweep:
 
 
 def run_sweep(
-    folder: Path, planned: Ledger, launcher: Launcher, *, searcher: Searcher | None = None, retry_failed: bool = False
+    folder: Path,
+    planned: Ledger,
+    launcher: Launcher,
+    *,
+    search: Callable[[Path, Ledger], Searcher] | None = None,
+    retry_failed: bool = False,
 ) -> Ledger:
     """Runs what is missing of a sweep.
 
@@ -245,7 +257,7 @@ def run_sweep(
         folder: of the sweep, new or begun earlier.
         planned: from `definition.plan`.
         launcher: where arms run.
-        searcher: chooses arms; None for a grid.
+        search: makes what chooses arms, of the folder and the ledger as found there; None for a grid.
         retry_failed: run arms again that have failed.
 
     Returns:
@@ -255,6 +267,9 @@ def run_sweep(
         RunStateError: another process works in the folder, or it holds something else.
         Preempted: stopped, itself or an arm; what was begun is saved, and the same command continues it.
     """
+    if search is None and planned.sweep["method"] != "grid":
+        raise ConfigError("there is nothing that searches", key="sweep.method", value=planned.sweep["method"],
+                          allowed="grid")  # fmt: skip
     if (folder / CONFIG).is_file():
         raise RunStateError("holds a run, not a sweep", key="run.dir", value=folder, fix="choose another run.dir")
     with workplace(folder, begun=LEDGER, stopped=_STOPPED):
@@ -263,6 +278,7 @@ def run_sweep(
             for arm in ledger.with_status("failed"):
                 arm.status, arm.reason = "queued", None
         ledger.write(folder)
+        searcher = search(folder, ledger) if search else None
         with View(folder, ledger) as view:
             Sweep(folder, ledger, launcher, searcher, view).run()
         if stopped := ledger.with_status("preempted"):

@@ -159,6 +159,8 @@ def test_sweep_loses_and_repeats_nothing_when_it_is_killed_and_started_again(
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_arm_stops_and_saves_when_its_sweep_is_killed(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     place = tmp_path / "sweep"
     typed = ["sweep", *words(inputs, steps=100_000, every=100_000), "checkpoint.keep_last=1000", f"run.dir={place}"]
@@ -182,6 +184,8 @@ def wait_for_end(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_sweep_ends_with_143_and_continues_when_it_gets_sigterm(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     place = tmp_path / "sweep"
     typed = ["sweep", *words(inputs, steps=60, every=1000), "loss.alpha=1", f"run.dir={place}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.errors import Preempted, RunStateError
+from distillkit.errors import ConfigError, Preempted, RunStateError
 from distillkit.sweeps.arms import Arm, Ledger
 from distillkit.sweeps.launchers import Job
 from distillkit.sweeps.launchers.local import LocalLauncher
-from distillkit.sweeps.live import as_text
+from distillkit.sweeps.live import View, as_text
 from distillkit.sweeps.sweep import run_sweep
 
 BEGIN = 'mkdir -p "$RUN"; echo run > "$RUN/config.yaml"; '
@@ -173,11 +174,36 @@ def test_searcher_is_told_every_end_when_it_chooses_the_arms(tmp_path: Path) -> 
         "high": BEGIN + row.format(9) + "trap 'exit 143' TERM; while true; do sleep 0.05; done",
     })  # fmt: skip
     searcher = Guesses(["low", "high", "broken", "invalid"])
-    ledger = run_sweep(tmp_path, ledger_of(method="tpe"), launcher, searcher=searcher)
+    ledger = run_sweep(tmp_path, ledger_of(method="tpe"), launcher, search=lambda *_: searcher)
     assert statuses(ledger) == {"low": "done", "high": "pruned", "broken": "failed", "invalid": "failed"}
     assert searcher.told == {"low": 3.0, "high": 9.0, "broken": None, "invalid": None}
     assert ledger.arms[1].reason == "valid/mlm_loss 9 at step 5"
     assert "loss.alpha=-1" in str(ledger.arms[3].reason)
+    again = Guesses([])
+    run_sweep(tmp_path, ledger_of(method="tpe"), launcher, search=lambda *_: again)
+    assert again.told == searcher.told, "a kill may have come between the ledger and the telling"
+    with pytest.raises(ConfigError, match="nothing that searches"):
+        run_sweep(tmp_path, ledger_of(method="tpe"), launcher)
+
+
+def test_view_shows_the_arms_that_run_when_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    ledger = ledger_of("first", "second", "third")
+    for arm, status, text in zip(ledger.arms, ("done", "running", "queued"), ("4", "3", ""), strict=True):
+        arm.status, folder = status, tmp_path / arm.folder  # type: ignore[assignment]
+        if text:
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text("run")
+            (folder / "events.jsonl").write_text('{"time": 1, "event": "start", "step": 0, "steps": 9}\n')
+            (folder / "metrics.csv").write_text(f"step,valid/mlm_loss\n5,{text}\n")
+    ledger.arms[0].seconds = 60
+    with View(tmp_path, ledger) as view:
+        view.show()
+    shown = " ".join(capsys.readouterr().err.split())  # wrapped at the terminal's width
+    assert "second, seed 0" in shown and "5/9" in shown and "3.0000" in shown
+    assert "1 done, 1 running, 1 queued; best so far: first, seed 0 (4.0000); about 2 min 0 s left" in shown
 
 
 def test_cache_is_shared_by_arms_with_a_teacher_when_asked_for(tmp_path: Path) -> None:
