@@ -41,9 +41,9 @@ FAULTS = textwrap.dedent("""
         def kill(self, module):
             os.kill(os.getpid(), signal.SIGKILL)
 
-        def nan(self, module):
+        def infinite(self, module):
             with torch.no_grad():
-                next(module.student.parameters()).fill_(float("nan"))
+                next(module.parameters()).fill_(float("nan"))
 
         def memory(self, module):
             used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -55,7 +55,7 @@ FAULTS = textwrap.dedent("""
     """)
 WAYS = {
     "exception": ("a made fault", 1), "exit": ("ended with exit code 9", 9), "kill": ("signal 9 (SIGKILL)", -9),
-    "nan": ("not finite", 3), "memory": ("memory", 1), "value": ("no such file", 2),
+    "infinite": ("not finite", 3), "memory": ("memory", 1), "value": ("no such file", 2),
 }  # fmt: skip
 
 
