@@ -34,7 +34,7 @@ def gather(folder: Path) -> Facts:
         folder: of the sweep.
 
     Returns:
-        version, date, machine, name, method, seeds, launcher, command, baseline, counts (arms by status), seconds
+        version, date, machine, name, method, vary, seeds, launcher, command, baseline, counts (arms by status), seconds
         (of all arms' processes), elapsed (from the first start to the last end), teacher_rows (of arms with a cache:
         read, computed, arms), comparable (whether all arms were measured on one text), arms, groups (by name), figures
         (name -> whether less is better), best (figure -> names), varied (key -> values), effects (key -> figure ->
@@ -51,7 +51,7 @@ def gather(folder: Path) -> Facts:
     figures = {name: name in ("mlm_loss", "kl") for name in _known(readings)}
     return finite({
         "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "name": ledger.name,
-        "method": ledger.sweep["method"], "seeds": ledger.sweep["seeds"],
+        "method": ledger.sweep["method"], "vary": ledger.sweep["vary"], "seeds": ledger.sweep["seeds"],
         "launcher": ledger.launcher["_target_"].rpartition(".")[2],
         "command": shlex.join(shown_words(ledger.command, paths=True)), "baseline": ledger.baseline,
         "counts": dict(Counter(arm.status for arm in ledger.arms)), **_times(ledger.arms),
