@@ -36,7 +36,7 @@ def draw(facts: Mapping[str, Any]) -> list[Drawing]:
 
 def _plan(facts: Mapping[str, Any]) -> Iterator[Plan]:
     if facts["search"] is None:
-        for figure in facts["figures"]:
+        for figure in facts["metrics"]:
             names = [name for name, group in facts["groups"].items() if figure in group["figures"]]
             if len(names) > 1:
                 size = (SIZE[0], 0.95 + 0.24 * len(names))

@@ -47,15 +47,16 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         facts: of `results.gather`, or as read from sweep_results.json.
         drawings: of `figures.draw`.
     """
+    paper_figure = next(iter(facts["paper"]["figures"]), None) if facts["paper"] else None
     return render(
         "distillkit.sweeps", "sweep.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         summary=" ".join(summary.summary(facts)), varied=_varied(facts), savings=summary.savings(facts),
         time=summary.time_text(facts), arms=tables.arm_table(facts), differences=tables.difference_table(facts),
         effects=tables.effect_tables(facts), interactions=[_interaction(pair) for pair in facts["interactions"]],
         trials=tables.trial_table(facts["search"]) if facts["search"] else None, runs=tables.run_table(facts),
-        papers={figure: tables.paper_table(facts, figure) for figure in facts["paper"]["figures"]}
-        if facts["paper"] else {},
-        label=tables.figure_label, main=MAIN, commands=_commands(facts), listed=listed,
+        paper_lines=summary.beside_paper(facts), paper_figure=paper_figure,
+        paper=paper_figure and tables.paper_table(facts, paper_figure), main=tables.figure_label(MAIN),
+        commands=_commands(facts),
     )  # fmt: skip
 
 
@@ -80,6 +81,4 @@ def _interaction(pair: Mapping[str, Any]) -> dict[str, Any]:
 
 def _commands(facts: Mapping[str, Any]) -> list[str]:
     """The command of each run, under its name."""
-    return [
-        line for arm in facts["arms"] for line in (f"# {arm['name']}, seed {arm['seed']}", f"{arm['command']}")
-    ]
+    return [line for arm in facts["arms"] for line in (f"# {arm['name']}, seed {arm['seed']}", f"{arm['command']}")]

@@ -36,8 +36,8 @@ def gather(folder: Path) -> Facts:
     Returns:
         version, date, machine, name, method, vary, seeds, launcher, command, baseline, counts (arms by status), seconds
         (of all arms' processes), elapsed (from the first start to the last end), teacher_rows (of arms with a cache:
-        read, computed, arms), comparable (whether all arms were measured on one text), arms, groups (by name), figures
-        (name -> whether less is better), best (figure -> names), varied (key -> values), effects (key -> figure ->
+        read, computed, arms), comparable (whether all arms were measured on one text), arms, groups (by name), metrics
+        (figure -> whether less is better), best (figure -> names), varied (key -> values), effects (key -> figure ->
         `main_effect`), interactions, curves (`mean_curves`), search (of random and TPE), paper (of loss_weights).
 
     Raises:
@@ -57,7 +57,7 @@ def gather(folder: Path) -> Facts:
         "counts": dict(Counter(arm.status for arm in ledger.arms)), **_times(ledger.arms),
         "teacher_rows": _teacher_rows(readings.values()), "comparable": comparable,
         "arms": [_arm(ledger, arm, readings[arm.number]) for arm in ledger.arms], "groups": groups,
-        "figures": figures, "best": {n: _best(groups, n, less) for n, less in figures.items()} if comparable else {},
+        "metrics": figures, "best": {n: _best(groups, n, less) for n, less in figures.items()} if comparable else {},
         **_effects(_values(ledger, readings), groups if comparable and not search else {}, figures),
         "curves": mean_curves([(arm, readings[arm.number].curves) for arm in ledger.arms]),
         "search": search_facts(ledger, readings, folder) if search else None,

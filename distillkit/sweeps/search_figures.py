@@ -118,9 +118,7 @@ def _marks(values: Sequence[Any]) -> list[tuple[float, str]]:
     return [(height, value_text(value)) for value, height in shown.items()]
 
 
-def _paint_map(
-    metric: str, keys: Sequence[str], trials: Sequence[Mapping[str, Any]], axes: Axes, theme: Theme
-) -> None:
+def _paint_map(metric: str, keys: Sequence[str], trials: Sequence[Mapping[str, Any]], axes: Axes, theme: Theme) -> None:
     """Trials as points in the plane of two parameters; between them the metric, interpolated linearly."""
     x, y = ([trial["values"][key] for trial in trials] for key in keys)
     values = [trial["value"] for trial in trials]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distillkit.comparison.words import listed
 from distillkit.evaluation.summary import counted
 from distillkit.progress import duration
+from distillkit.report.markup import cell
 from distillkit.sweeps.differences import paired, told
-from distillkit.sweeps.tables import figure_label, figure_text
+from distillkit.sweeps.tables import figure_name, figure_text
 
 
 def summary(facts: Mapping[str, Any]) -> list[str]:
@@ -22,7 +24,7 @@ def _progress(facts: Mapping[str, Any]) -> Iterator[str]:
     total = sum(counts.values())
     others = [f"{number} {status}" for status, number in counts.items() if status != "done"]
     yield f"{counts.get('done', 0)} of {counted(total, 'run')} done{f', {listed(others)}' if others else ''}."
-    if not facts["figures"]:
+    if not facts["metrics"]:
         yield "No run is done yet, so there are no held-out figures beyond the curves."
     elif not facts["comparable"]:
         yield "The runs were measured on different held-out texts or masks: their figures do not compare."
@@ -35,7 +37,7 @@ def _best(facts: Mapping[str, Any]) -> Iterator[str]:
             continue
         (best,), groups = names, facts["groups"]
         entry = groups[best]["figures"][figure]
-        yield f"{'Lowest' if facts['figures'][figure] else 'Highest'} {figure_label(figure)}: {best}," \
+        yield f"{'Lowest' if facts['metrics'][figure] else 'Highest'} {figure_name(figure)}: {best}," \
               f" {figure_text(figure, entry['mean'], entry['sd'])}."  # fmt: skip
         others = {
             name: paired(group["figures"][figure]["seeds"], entry["seeds"])
@@ -49,7 +51,7 @@ def _best(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _against_baseline(facts: Mapping[str, Any]) -> Iterator[str]:
     """Which arms differ from the baseline in the first figure."""
-    figure = next(iter(facts["figures"]), None)
+    figure = next(iter(facts["metrics"]), None)
     entries = {n: g["figures"][figure]["difference"] for n, g in facts["groups"].items() if figure in g["figures"]}
     known = {name: difference for name, difference in entries.items() if difference and difference["mean"] is not None}
     if figure is None or not known:
@@ -58,17 +60,31 @@ def _against_baseline(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "With one seed an arm, no difference can be told from chance."
         return
     sure = {name: difference["mean"] for name, difference in known.items() if told(difference)}
-    worse = [name for name, mean in sure.items() if (mean > 0) == facts["figures"][figure]]
+    worse = [name for name, mean in sure.items() if (mean > 0) == facts["metrics"][figure]]
     better = [name for name in sure if name not in worse]
     parts = [f"{word} in {_some(names)}" for word, names in (("worse", worse), ("better", better)) if names]
     unsure = [name for name in known if name not in sure]
     said = f"is {listed(parts)}" if parts else "differs in no arm beyond what the seeds tell"
     rest = f"; open in {_some(unsure)}" if parts and unsure else ""
-    yield f"Against {facts['baseline']}, {figure_label(figure)} {said}{rest}."
+    yield f"Against {facts['baseline']}, {figure_name(figure)} {said}{rest}."
 
 
 def _some(names: list[str], most: int = 5) -> str:
     return listed(names) if len(names) <= most else f"{len(names)} arms"
+
+
+def beside_paper(facts: Mapping[str, Any]) -> list[str]:
+    """A line a figure: how its order of the arms agrees with the paper's."""
+    lines = []
+    for figure, found in (facts["paper"] or {"figures": {}})["figures"].items():
+        tau = cell(found["tau"], "{:.2f}".format)
+        verdicts = Counter(pair["verdict"] for pair in found["pairs"])
+        lines.append(
+            f"{figure_name(figure)}: Kendall's tau {tau} between the orders of {found['arms']} arms; of"
+            f" {counted(len(found['pairs']), 'pair')} {verdicts['agrees']} agree, {verdicts['disagrees']} disagree,"
+            f" {verdicts['open']} the seeds leave open"
+        )
+    return lines
 
 
 def savings(facts: Mapping[str, Any]) -> str:

@@ -35,6 +35,11 @@ def figure_label(figure: str) -> str:
     return figure.removeprefix(TASK) if figure.startswith(TASK) else MODEL_ROWS[figure][0]
 
 
+def figure_name(figure: str) -> str:
+    """In a sentence: the label without its unit."""
+    return figure_label(figure).partition(",")[0]
+
+
 def is_share(figure: str) -> bool:
     """Whether a figure lies in 0..1 and is shown times 100."""
     return figure.startswith(TASK) or MODEL_ROWS[figure][1].endswith("%}")
@@ -75,7 +80,7 @@ def shortened(text: str, most: int = _REASON) -> str:
 
 def arm_table(facts: Mapping[str, Any]) -> Table:
     """An arm a row: runs done, figures over its seeds (the best bold), and why runs are missing."""
-    figures, groups = facts["figures"], facts["groups"]
+    figures, groups = facts["metrics"], facts["groups"]
     missing = any(group["reasons"] for group in groups.values())
     head = ["done", *map(figure_label, figures), *(["why not all"] if missing else [])]
     rows = []
@@ -105,10 +110,10 @@ def difference_table(facts: Mapping[str, Any]) -> Table | None:
     rows = []
     for name, group in facts["groups"].items():
         found = {figure: entry["difference"] for figure, entry in group["figures"].items()}
-        cells = [_difference_cell(figure, found.get(figure), less) for figure, less in facts["figures"].items()]
+        cells = [_difference_cell(figure, found.get(figure), less) for figure, less in facts["metrics"].items()]
         if set(cells) - {NOTHING}:
             rows.append((name, cells))
-    return Table(list(map(figure_label, facts["figures"])), rows) if rows else None
+    return Table(list(map(figure_label, facts["metrics"])), rows) if rows else None
 
 
 def _difference_cell(figure: str, difference: Mapping[str, Any] | None, less: bool) -> str:
@@ -120,14 +125,14 @@ def _difference_cell(figure: str, difference: Mapping[str, Any] | None, less: bo
 
 def run_table(facts: Mapping[str, Any]) -> Table:
     """A run a row: how it is getting on."""
-    head = ["seed", "status", "step", "time", *map(figure_label, facts["figures"])]
+    head = ["seed", "status", "step", "time", *map(figure_label, facts["metrics"])]
     rows = [
         (
             arm["name"],
             [
                 str(arm["seed"]), arm["status"], _steps(arm), duration(arm["seconds"]) if arm["seconds"] else NOTHING,
                 *(cell(arm["figures"].get(figure), lambda value, f=figure: figure_text(f, value))
-                  for figure in facts["figures"]),
+                  for figure in facts["metrics"]),
             ],
         )
         for arm in facts["arms"]
@@ -168,7 +173,10 @@ def interaction_table(pair: Mapping[str, Any], figure: str) -> Table:
     """The first key's values down, the second's across."""
     head = [f"{pair['keys'][1]}={value_text(value)}" for value in pair["columns"]]
     rows = [
-        (f"{pair['keys'][0]}={value_text(row)}", [cell(mean, lambda value: figure_text(figure, value)) for mean in means])
+        (
+            f"{pair['keys'][0]}={value_text(row)}",
+            [cell(mean, lambda value: figure_text(figure, value)) for mean in means],
+        )
         for row, means in zip(pair["rows"], pair["means"], strict=True)
     ]
     return Table(head, rows)
