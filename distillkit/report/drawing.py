@@ -192,7 +192,11 @@ def scatter(
 
 
 def strips(
-    rows: Mapping[str, tuple[Sequence[float], float, float | None]], found: Mapping[str, Look], axes: Axes
+    rows: Mapping[str, tuple[Sequence[float], float, float | None]],
+    found: Mapping[str, Look],
+    axes: Axes,
+    *,
+    most: int = 22,
 ) -> None:
     """Draws a line a name: each seed a faint stroke, their mean with its spread.
 
@@ -200,6 +204,7 @@ def strips(
         rows: name -> values of the seeds, mean, standard deviation or None.
         found: of `looks`.
         axes: to draw on.
+        most: characters of a name.
     """
     for line, (name, (seeds, mean, spread)) in enumerate(rows.items()):
         look = found[name]
@@ -208,7 +213,7 @@ def strips(
             mean, line, xerr=spread, fmt=look.mark, color=look.color, capsize=3, lw=1.2,
             markersize=9 if look.mark == "*" else 6, zorder=3,
         )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [short(name, 22) for name in rows])
+    axes.set_yticks(range(len(rows)), [short(name, most) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.08)
     axes.grid(visible=False, axis="y")

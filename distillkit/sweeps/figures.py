@@ -19,6 +19,8 @@ from distillkit.sweeps.tables import figure_label, figure_text, is_share, value_
 SECTIONS = ("arms", "effects", "interactions", "search", "curves")
 NAMED = 8
 """Most arms that a figure of curves names; of more the baseline and the lowest, the others are faint."""
+_SHORT, _LONG = 16, 32
+"""Characters of a name beside which there is room in a figure of the usual width, and at most."""
 _TICKS = [1, 2, 2.5, 5, 10]
 
 
@@ -39,7 +41,8 @@ def _plan(facts: Mapping[str, Any]) -> Iterator[Plan]:
         for figure in facts["metrics"]:
             names = [name for name, group in facts["groups"].items() if figure in group["figures"]]
             if len(names) > 1:
-                size = (SIZE[0], 0.95 + 0.24 * len(names))
+                wide = 1.4 if max(map(len, names)) > _SHORT else 0.0
+                size = (SIZE[0] + wide, 0.95 + 0.24 * len(names))
                 paint = partial(_paint_arms, facts, figure, names)
                 yield Plan("arms", f"arms_{_slug(figure)}", figure_label(figure), size, paint)
     else:
@@ -75,7 +78,7 @@ def _paint_arms(facts: Mapping[str, Any], figure: str, names: Sequence[str], axe
         entry = facts["groups"][name]["figures"][figure]
         seeds = [scale * value for value in entry["seeds"].values()]
         rows[name] = seeds, scale * entry["mean"], None if entry["sd"] is None else scale * entry["sd"]
-    strips(rows, _looks(facts, list(facts["groups"]), theme), axes)
+    strips(rows, _looks(facts, list(facts["groups"]), theme), axes, most=_LONG)
 
 
 def _paint_effect(key: str, entries: Sequence[Mapping[str, Any]], axes: Axes, theme: Theme) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillkit.comparison.words import listed
 from distillkit.progress import activity
 from distillkit.report.drawing import Drawing, by_section
 from distillkit.report.markup import print_rows, render
@@ -71,7 +70,7 @@ def _varied(facts: Mapping[str, Any]) -> str:
     """What was varied, in a line."""
     if facts["vary"]:
         return "; ".join(f"{key}: {values}" for key, values in facts["vary"].items())
-    return listed(list(facts["varied"]) or list(facts["groups"]))
+    return ", ".join(facts["varied"] or facts["groups"]) or "nothing yet"
 
 
 def _interaction(pair: Mapping[str, Any]) -> dict[str, Any]:

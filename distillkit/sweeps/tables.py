@@ -16,7 +16,7 @@ from distillkit.sweeps.readings import TASK
 
 TRIALS = 10
 """Most trials of a search that the page lists; sweep_results.json has all."""
-_REASON = 60
+_REASON = 40
 """Most characters of a reason in a table; the page has it in full below."""
 
 
@@ -86,7 +86,11 @@ def arm_table(facts: Mapping[str, Any]) -> Table:
     rows = []
     for name, group in groups.items():
         cells = [_figure_cell(facts, name, figure) for figure in figures]
-        why = [shortened("; ".join(group["reasons"])) or NOTHING] if missing else []
+        why = (
+            [shortened("; ".join(reason.removeprefix("error: ") for reason in group["reasons"])) or NOTHING]
+            if missing
+            else []
+        )
         rows.append((name, [_done(group), *cells, *why]))
     return Table(head, rows)
 
@@ -150,23 +154,20 @@ def _steps(arm: Mapping[str, Any]) -> str:
 
 
 def effect_tables(facts: Mapping[str, Any]) -> dict[str, Table]:
-    """Key -> a row a value: how many arms, and each figure with its difference from the first value."""
+    """Key -> a row a value: each figure, and how much the first one differs from that at the first value."""
     return {key: _effect_table(found) for key, found in facts["effects"].items()}
 
 
 def _effect_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    values = list({entry["value"]: entry for entries in found.values() for entry in entries})
-    head = [text for figure in found for text in (figure_label(figure), "difference")]
+    first, entries = next(iter(found.items()))
+    by_value = {figure: {entry["value"]: entry for entry in own} for figure, own in found.items()}
     rows = []
-    for value in values:
-        cells = []
-        for figure, entries in found.items():
-            entry = next((entry for entry in entries if entry["value"] == value), None)
-            first = entry is not None and entry is entries[0]
-            cells.append(NOTHING if entry is None else figure_text(figure, entry["mean"], entry["sd"]))
-            cells.append(NOTHING if entry is None or first else difference_text(figure, entry["difference"]))
-        rows.append((value_text(value), cells))
-    return Table(head, rows)
+    for number, entry in enumerate(entries):
+        others = [(figure, own.get(entry["value"])) for figure, own in by_value.items()]
+        cells = [cell(own, lambda own, f=figure: figure_text(f, own["mean"], own["sd"])) for figure, own in others]
+        moved = difference_text(first, entry["difference"]) if number else NOTHING
+        rows.append((value_text(entry["value"]), [str(entry["arms"]), *cells, moved]))
+    return Table(["arms", *map(figure_label, found), f"difference, {figure_name(first)}"], rows)
 
 
 def interaction_table(pair: Mapping[str, Any], figure: str) -> Table:
@@ -186,8 +187,11 @@ def interaction_table(pair: Mapping[str, Any], figure: str) -> Table:
 
 
 def trial_table(search: Mapping[str, Any]) -> Table:
-    """The best trials of a search, best first; then those without a value as far as there is room."""
-    trials = sorted(search["trials"], key=lambda trial: (trial["value"] is None, trial["value"], trial["number"]))
+    """The trials of a search that are done, best first; then the others as far as there is room."""
+    trials = sorted(
+        search["trials"],
+        key=lambda trial: (trial["status"] != "done", trial["value"] is None, trial["value"], trial["number"]),
+    )
     head = [search["metric"], "status", *search["parameters"]]
     rows = [
         (
