@@ -21,7 +21,7 @@ VERBS = {
     "export": "the student with a model card, and on the hub: distillkit export RUN_DIR [push_to_hub=owner/name]",
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run or a sweep is getting on, while it trains or after: distillkit status RUN_DIR...",
-    "report": "a page of one or several runs, with figures: distillkit report RUN_DIR... [output=DIR]",
+    "report": "a page of one or several runs, or of a sweep: distillkit report RUN_DIR...|SWEEP_DIR [output=DIR]",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
 

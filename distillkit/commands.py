@@ -236,16 +236,26 @@ def _status(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     output = [word.removeprefix("output=") for word in args.words if word.startswith("output=")]
     folders = [word for word in args.words if not word.startswith("output=")]
+    place = output[-1] if output else None
     _prepare(args)
     with _starting():
         from distillkit.report import page, write_report
+        from distillkit.sweeps.arms import LEDGER
+        from distillkit.sweeps.report import print_sweep, write_sweep_report
 
-    facts = write_report(folders, output[-1] if output else None)
+    show: Callable[[dict[str, Any]], None] = page.print_models
+    if any(os.path.isfile(os.path.join(folder, LEDGER)) for folder in folders):
+        if len(folders) > 1:
+            raise ConfigError("a sweep has a page of its own", key="report", value=" ".join(folders),
+                              fix="name the sweep's folder alone")  # fmt: skip
+        facts, show = write_sweep_report(folders[0], place), print_sweep
+    else:
+        facts = write_report(folders, place)
     files = facts.pop("files")
     if args.json:
         print(json.dumps(facts))
     else:
-        page.print_models(facts)
+        show(facts)
         print("\n".join(files.values()))
     return 0
 

@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from distillkit.comparison.ranking import averages, costs, front
-from distillkit.report.drawing import SIZE, Drawing, Look, Plan, Point, Theme, draw_all, looks, scatter, short
+from distillkit.report.drawing import SIZE, Drawing, Look, Plan, Point, Theme, draw_all, looks, scatter, strips
 
 SECTIONS = ("cost", "tasks")
 _COSTS = {
@@ -79,19 +78,10 @@ def _paint_cost(facts: Mapping[str, Any], cost: str, axes: Axes, theme: Theme) -
 
 def _paint_task(facts: Mapping[str, Any], task: str, models: list[str], axes: Axes, theme: Theme) -> None:
     """A line a model: its seeds as faint points, their mean with the standard deviation."""
-    found = _looks(facts, theme)
-    for line, name in enumerate(models):
-        entry, look = facts["scores"][name][task], found[name]
+    rows = {}
+    for name in models:
+        entry = facts["scores"][name][task]
         seeds = [100 * value for value in entry["seeds"].values()]
-        axes.plot(seeds, [line] * len(seeds), "|", color=look.color, alpha=0.6, markersize=9, zorder=2)
-        spread = None if entry["sd"] is None else 100 * entry["sd"]
-        axes.errorbar(
-            100 * entry["mean"], line, xerr=spread, fmt=look.mark, color=look.color, capsize=3, lw=1.2,
-            markersize=9 if look.mark == "*" else 6, zorder=3,
-        )  # fmt: skip
-    axes.set_yticks(range(len(models)), [short(name, 22) for name in models])
-    axes.set_ylim(len(models) - 0.5, -0.5)
-    axes.margins(x=0.08)
-    axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        rows[name] = seeds, 100 * entry["mean"], None if entry["sd"] is None else 100 * entry["sd"]
+    strips(rows, _looks(facts, theme), axes)
     axes.set_xlabel(f"score ({', '.join(facts['tasks'][task]['metrics']).replace('_', ' ')})")

@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 FIGURES = "figures"
 LABELLED = 5
@@ -188,6 +189,35 @@ def scatter(
         legend(axes, handles)
     else:
         _label_points(axes, theme, points, found)
+
+
+def strips(
+    rows: Mapping[str, tuple[Sequence[float], float, float | None]],
+    found: Mapping[str, Look],
+    axes: Axes,
+    *,
+    most: int = 22,
+) -> None:
+    """Draws a line a name: each seed a faint stroke, their mean with its spread.
+
+    Args:
+        rows: name -> values of the seeds, mean, standard deviation or None.
+        found: of `looks`.
+        axes: to draw on.
+        most: characters of a name.
+    """
+    for line, (name, (seeds, mean, spread)) in enumerate(rows.items()):
+        look = found[name]
+        axes.plot(seeds, [line] * len(seeds), "|", color=look.color, alpha=0.6, markersize=9, zorder=2)
+        axes.errorbar(
+            mean, line, xerr=spread, fmt=look.mark, color=look.color, capsize=3, lw=1.2,
+            markersize=9 if look.mark == "*" else 6, zorder=3,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [short(name, most) for name in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.margins(x=0.08)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _label_points(axes: Axes, theme: Theme, points: Mapping[str, Point], found: Mapping[str, Look]) -> None:

@@ -68,7 +68,7 @@ def gather(folders: Sequence[RunFolder]) -> dict[str, Any]:
         notes += _state_notes(name, runs[name], own, (folder.path / STUDENT).is_dir())
     notes += _comparison_notes(folders, models)
     measured, examples = _measure(models, paths, notes)
-    return _finite({
+    return finite({
         "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "models": models,
         "runs": runs, "measured": measured, "examples": examples, "notes": notes,
     })  # fmt: skip
@@ -230,10 +230,10 @@ def _comparison_notes(folders: Sequence[RunFolder], models: Mapping[str, Mapping
     return notes
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The values with None in place of numbers that JSON cannot hold (inf, nan)."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,6 +21,7 @@ Row = tuple[str, list[str]]
 """A line of a table: its label and its cells."""
 NOTHING = "-"
 _OWN = "distillkit.report"
+_DETAILS = "sh"
 _SPECIAL = re.compile(r"([\\`*\[\]<>|&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
@@ -44,7 +45,8 @@ def render(package: str, template: str, **values: Any) -> str:
 
     Args:
         package: whose templates/ holds the template.
-        template: its file. The filters `table(head)`, `images` and `code` make Markdown of rows, drawings, a line.
+        template: its file. The filters `table(head)`, `images`, `code` and `details(summary)` make Markdown of rows,
+            drawings, a line, lines of code that HTML folds away.
         values: what it shows.
     """
     # every value is escaped for Markdown where it is put in; autoescape would escape for HTML
@@ -52,13 +54,19 @@ def render(package: str, template: str, **values: Any) -> str:
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(_OWN)]), finalize=escaped,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    jinja.filters |= {"code": _code, "images": _images, "table": _table}
+    jinja.filters |= {"code": _code, "details": _details, "images": _images, "table": _table}
     return jinja.get_template(template).render(**values)
 
 
 def _code(text: str) -> Markup:
     """A line of an indented block, in which nothing is special."""
     return Markup(" ".join(text.splitlines()))
+
+
+def _details(lines: Sequence[str], summary: str) -> Markup:
+    """A fence whose info is the summary; long enough that no line ends it."""
+    fence = "`" * max(3, 1 + max(len(run) for line in lines for run in re.findall("`*", line)))
+    return Markup("\n".join([f"{fence}{_DETAILS} {summary}", *(" ".join(line.splitlines()) for line in lines), fence]))
 
 
 def _images(drawings: Sequence[Drawing]) -> Markup:
@@ -86,6 +94,7 @@ def as_html(markdown: str, drawings: Sequence[Drawing]) -> str:
     parser.add_render_rule("image", lambda _, tokens, i, *rest: _picture(images, tokens[i]))
     parser.add_render_rule("table_open", lambda *rest: '<div class="scroll"><table>')
     parser.add_render_rule("table_close", lambda *rest: "</table></div>")
+    parser.add_render_rule("fence", lambda _, tokens, i, *rest: _folded(tokens[i]))
     heading = parser.parse(markdown)[1]
     title = "".join(child.content for child in heading.children or [])
     body = Markup(parser.render(markdown))
@@ -98,6 +107,11 @@ def _picture(images: Mapping[str, Mapping[str, bytes]], token: Token) -> str:
     light, dark = (f"data:image/png;base64,{base64.b64encode(themes[t]).decode()}" for t in ("light", "dark"))
     source = Markup('<picture><source srcset="{}" media="(prefers-color-scheme: dark)">').format(dark)
     return source + Markup('<img src="{}" alt="{}"></picture>').format(light, title)
+
+
+def _folded(token: Token) -> str:
+    summary = token.info.removeprefix(_DETAILS).strip()
+    return Markup("<details><summary>{}</summary><pre><code>{}</code></pre></details>\n").format(summary, token.content)
 
 
 def print_rows(rows: Sequence[Row], head: Sequence[str], notes: Sequence[str], label: str = "") -> None:

@@ -13,13 +13,13 @@ from distillkit.report.drawing import FIGURES, Drawing
 from distillkit.report.markup import as_html
 from distillkit.storage import write_bytes, write_text
 
-MARKDOWN, HTML = "report.md", "report.html"
+PAGE = "report"
 
 
 def write_page(
-    place: Path, name: str, facts: Mapping[str, Any], markdown: str, drawings: Sequence[Drawing]
+    place: Path, name: str, facts: Mapping[str, Any], markdown: str, drawings: Sequence[Drawing], *, page: str = PAGE
 ) -> dict[str, Any]:
-    """Writes a page's facts, report.md, report.html and figures/; figures of the page before it that it lacks go.
+    """Writes a page's facts, Markdown, HTML and figures/; figures of the page before it that it lacks go.
 
     Args:
         place: the folder, seen to be writable by `check_writable`.
@@ -27,6 +27,7 @@ def write_page(
         facts: plain values that JSON holds.
         markdown: the page.
         drawings: those it shows.
+        page: name of the Markdown and the HTML, without .md and .html.
 
     Returns:
         The facts as written, with the files in figures/ under "figures"; and under "files" the paths of facts,
@@ -41,10 +42,10 @@ def write_page(
     figures = [Path(drawing.path(theme)).name for drawing in drawings for theme in drawing.images]
     found = {**facts, "figures": figures}
     _remove_outdated(place, name, figures)
-    write_text(place / MARKDOWN, markdown)
-    write_text(place / HTML, as_html(markdown, drawings))
+    write_text(place / f"{page}.md", markdown)
+    write_text(place / f"{page}.html", as_html(markdown, drawings))
     write_text(place / name, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    paths = {"facts": name, "markdown": MARKDOWN, "html": HTML}
+    paths = {"facts": name, "markdown": f"{page}.md", "html": f"{page}.html"}
     return found | {"files": {kind: str(place / file) for kind, file in paths.items()}}
 
 

@@ -1,0 +1,94 @@
+"""What the folder of one arm tells, at any moment of its run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distillkit.report.facts import held_out_text
+from distillkit.report.history import read_curves
+from distillkit.rundir import CONFIG, METRICS, RunFolder, read_events
+from distillkit.status import read_status
+from distillkit.sweeps.arms import Arm
+
+HELD_OUT = ("mlm_loss", "kl", "agreement", "top1")
+"""Figures of evaluation.json that arms are compared by; the loss as it is weighed is none: its weights differ."""
+TASK = "task "
+
+
+class Reading(NamedTuple):
+    """What an arm's folder tells.
+
+    Attributes:
+        begun: whether a run was begun there; nothing else is told before.
+        config: the run's.
+        overrides: train's, as typed.
+        curves: of `read_curves`.
+        teacher_rows: (read from the teacher's cache, computed), None without a cache.
+        step, steps: reached, and aimed at where known.
+        figures: HELD_OUT, and TASK + name for scores on tasks; empty unless the arm is done.
+        text: what its evaluation read; None unless it is done.
+    """
+
+    begun: bool = False
+    config: Mapping[str, Any] = {}
+    overrides: Sequence[str] = ()
+    curves: Mapping[str, Sequence[Sequence[float]]] = {}
+    teacher_rows: tuple[int, int] | None = None
+    step: int | None = None
+    steps: int | None = None
+    figures: Mapping[str, float] = {}
+    text: str | None = None
+
+
+def read_arm(folder: Path, arm: Arm) -> Reading:
+    """Reads an arm's run; one that another process is making or clearing just now counts as not begun.
+
+    Args:
+        folder: of the sweep.
+        arm: of its ledger.
+    """
+    place = folder / arm.folder
+    if not (place / CONFIG).is_file():
+        return Reading()
+    try:
+        run, status = RunFolder(place, new=False, held=False), read_status(str(place))
+        done = arm.status == "done"
+        return Reading(
+            True, run.config, run.overrides, read_curves(place / METRICS), _teacher_rows(read_events(place)),
+            status["step"], status["steps"], _figures(run) if done else {}, held_out_text(run) if done else None,
+        )  # fmt: skip
+    except FileNotFoundError:
+        return Reading()
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The plain value of a key of a run's configuration; None for a whole group and where there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if isinstance(value, Mapping) else plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A value that can be told from others and written: a list as its JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _figures(run: RunFolder) -> dict[str, float]:
+    student, scores = run.evaluation.get("student", {}), run.comparison.get("scores", {})
+    found = {name: student.get(name) for name in HELD_OUT}
+    found |= {f"{TASK}{name}": entry["mean"] for name, entry in scores.items()}
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _teacher_rows(events: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Over all sessions that told."""
+    told = [event for event in events if event["event"] == "teacher_cache"]
+    if not told:
+        return None
+    read, computed = (sum(event[key] for event in told) for key in ("rows_read", "rows_computed"))
+    return read, computed
