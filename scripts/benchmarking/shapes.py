@@ -84,13 +84,13 @@ def useful_flops(teacher: PreTrainedConfig, student: PreTrainedConfig, lengths: 
     """
     rows = list(lengths)
     return sum(
-        passes * (sum(_encoder_flops(config, tokens) for tokens in rows) + positions * _head_flops(config))
+        passes * (sum(encoder_flops(config, tokens) for tokens in rows) + positions * _head_flops(config))
         for passes, config in ((1, teacher), (3, student))
     )
 
 
-def _encoder_flops(config: PreTrainedConfig, tokens: int) -> float:
-    """Of one row: four projections, two of the feed-forward part, scores and weighted values of the attention."""
+def encoder_flops(config: PreTrainedConfig, tokens: int) -> float:
+    """Of one pass over a row: four projections, two of the feed-forward part, the attention's scores and values."""
     width = config.hidden_size
     inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
     return config.num_hidden_layers * tokens * (8 * width**2 + 4 * width * inner + 4 * tokens * width)

@@ -82,6 +82,21 @@ def test_takes_rows_is_false_when_the_models_attention_is_eager() -> None:
     assert not takes_rows(tiny_model("bert", attention="eager"))
 
 
+def test_takes_rows_is_false_when_it_is_not_our_attention_even_where_no_state_shows_it_yet() -> None:
+    model = tiny_model("bert", attention="eager")
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.attention.output.dense.weight.zero_()
+    assert not takes_rows(model)
+
+
+def test_takes_rows_is_false_when_a_model_counts_positions_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("bert", attention="sdpa")
+    stock = model.bert.embeddings.forward
+    monkeypatch.setattr(model.bert.embeddings, "forward", lambda *a, position_ids=None, **k: stock(*a, **k))
+    assert not takes_rows(model)
+
+
 @pytest.mark.parametrize(("model_type", "tokens"), [("bert", 40), ("roberta", 39)])
 def test_longest_row_leaves_out_the_positions_that_padding_takes(model_type: str, tokens: int) -> None:
     assert encoding.longest_row(tiny_model(model_type)) == tokens
