@@ -192,10 +192,19 @@ def _sweep(args: argparse.Namespace) -> int:
         return 0
     with _starting():
         from distillkit.building import make
+        from distillkit.sweeps.report import print_sweep, write_sweep_report
+        from distillkit.sweeps.search import searcher
         from distillkit.sweeps.sweep import run_sweep
 
-    ledger = run_sweep(folder, planned, make(planned.launcher), retry_failed=args.retry_failed)
-    print(json.dumps(live.facts(folder, ledger)) if args.json else live.as_text(folder, ledger))
+    search = None if planned.sweep["method"] == "grid" else searcher
+    ledger = run_sweep(folder, planned, make(planned.launcher), search=search, retry_failed=args.retry_failed)
+    facts = write_sweep_report(folder)
+    files = facts.pop("files")
+    if args.json:
+        print(json.dumps(live.facts(folder, ledger)))
+    else:
+        print_sweep(facts)
+        print("\n".join(files.values()))
     return FAILED_PARTS if ledger.with_status("failed") else 0
 
 
