@@ -130,8 +130,11 @@ class OptunaSearcher:
         if dimension.choices is not None and dimension.values is not None:
             word = trial.suggest_categorical(dimension.key, dimension.choices)
             return word, dimension.values[dimension.choices.index(word)]
-        suggest = trial.suggest_int if dimension.whole else trial.suggest_float
-        value = suggest(dimension.key, dimension.low, dimension.high, log=dimension.log)
+        key, low, high, log = dimension.key, dimension.low, dimension.high, dimension.log
+        if dimension.whole:
+            value: float = trial.suggest_int(key, int(low), int(high), log=log)
+        else:
+            value = trial.suggest_float(key, low, high, log=log)
         return repr(value), value
 
 
