@@ -29,22 +29,15 @@ MAKERS: dict[str, Callable[..., Launcher]] = {
     "ray": RayLauncher,
 }
 NEEDS = {"local": "distillkit", "slurm": "submitit", "ray": "ray"}
-ON_WORKERS = ["slurm", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ci])]  # Ray takes 10 s to start
+# submitit takes a second or two for each job, Ray ten to start
+ON_WORKERS = [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.ci]) for name in ("slurm", "ray")]
 
 
 @pytest.fixture(scope="module", params=["local", *ON_WORKERS])
 def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
-    yield from _made(request.param)
-
-
-@pytest.fixture(scope="module", params=ON_WORKERS)
-def on_workers(request: pytest.FixtureRequest) -> Iterator[Launcher]:
-    yield from _made(request.param)
-
-
-def _made(name: str) -> Iterator[Launcher]:
-    pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
-    made = MAKERS[name](jobs=SLOTS)
+    library = NEEDS[request.param]
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    made = MAKERS[request.param](jobs=SLOTS)
     yield made
     made.close()
 
@@ -163,36 +156,33 @@ def test_stopped_job_alone_gets_sigterm_and_its_143_comes_back_when_asked(launch
     assert _drive(launcher, [_job(tmp_path, "stopped", "pass")]) == {"stopped": 0}, "a second start is not stopped"
 
 
-def test_job_counts_as_killed_when_its_worker_is(on_workers: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ON_WORKERS, indirect=True)
+def test_job_counts_as_killed_when_its_worker_is(launcher: Launcher, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = f"import os, pathlib, time; pathlib.Path({str(ready)!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}\\n')"
-    on_workers.start(_job(tmp_path, "orphan", f"{code}; time.sleep({PATIENCE})"))
+    launcher.start(_job(tmp_path, "orphan", f"{code}; time.sleep({PATIENCE})"))
     _until(lambda: ready.exists() and ready.read_text().endswith("\n"))
     child, worker = map(int, ready.read_text().split())
     assert worker != os.getpid()
     os.kill(worker, signal.SIGKILL)
     codes: dict[str, int] = {}
     try:
-        _until(lambda: codes.update(on_workers.ended()) or codes)
+        _until(lambda: codes.update(launcher.ended()) or codes)
     finally:
         if _alive(child):
             os.kill(child, signal.SIGKILL)
     assert codes == {"orphan": -9}
-    assert _drive(on_workers, [_job(tmp_path, "next", "pass")]) == {"next": 0}, "the launcher goes on"
+    assert _drive(launcher, [_job(tmp_path, "next", "pass")]) == {"next": 0}, "the launcher goes on"
 
 
-@pytest.mark.parametrize("name", ["local", *ON_WORKERS])
-def test_close_ends_every_process_when_jobs_run(name: str, tmp_path: Path) -> None:
-    pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
-    launcher = MAKERS[name](jobs=SLOTS)
-    before = _children()
+def test_close_ends_every_process_when_jobs_run(launcher: Launcher, tmp_path: Path) -> None:
     for key in ("a", "b"):
         launcher.start(_saving(tmp_path, key))
     _until(lambda: (tmp_path / "a.ready").exists() and (tmp_path / "b.ready").exists())
-    assert _children() != before or name == "ray"
+    assert _children()
     launcher.close()
     assert all("saved" in (tmp_path / f"{key}.log").read_text() for key in ("a", "b"))
-    _until(lambda: _children() <= before)
+    _until(lambda: not _children())
 
 
 def _children() -> set[int]:
@@ -223,6 +213,8 @@ def test_job_has_no_rank_of_the_scheduler_when_run_by_a_worker(tmp_path: Path, m
     assert run_job(job) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_preempted_slurm_job_continues_by_itself_when_signalled(tmp_path: Path) -> None:
     submitit = pytest.importorskip("submitit", reason="submitit is not installed")
     launcher = SlurmLauncher(1, cluster="local")
@@ -272,7 +264,7 @@ def test_launcher_is_refused_in_one_line_when_its_cluster_is_missing(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="srun"):
         SlurmLauncher(1).start(_job(tmp_path, "arm", "pass"))
-    with pytest.raises(ConfigError, match="launcher.cluster=pbs"):
+    with pytest.raises(ConfigError, match="cluster=pbs"):
         SlurmLauncher(1, cluster="pbs")
 
 

@@ -49,13 +49,13 @@ class RayLauncher:
         self._check_room(cpus_per_arm, gpus_per_arm)
         # a job that has lost its worker is the sweep's to start again, so that it is counted
         options = {"num_cpus": cpus_per_arm, "num_gpus": gpus_per_arm, "max_retries": 0}
-        self._task = ray.remote(run_job).options(**options, scheduling_strategy="SPREAD")
+        self._task = ray.remote(**options, scheduling_strategy="SPREAD")(run_job)
         self._jobs: dict[str, tuple[Job, Any]] = {}
 
     def start(self, job: Job) -> None:
         """As the protocol says."""
         stop_file(job).unlink(missing_ok=True)
-        self._jobs[job.key] = job, self._task.options(name=job.key).remote(job)
+        self._jobs[job.key] = job, self._task.remote(job)
 
     def ended(self) -> dict[str, int]:
         """As the protocol says; -9 for a job whose worker or node is gone."""
