@@ -48,8 +48,9 @@ class RayLauncher:
         self._ray = ray
         self._check_room(cpus_per_arm, gpus_per_arm)
         # a job that has lost its worker is the sweep's to start again, so that it is counted
-        options = {"num_cpus": cpus_per_arm, "num_gpus": gpus_per_arm, "max_retries": 0}
-        self._task = ray.remote(**options, scheduling_strategy="SPREAD")(run_job)
+        self._task = ray.remote(
+            num_cpus=cpus_per_arm, num_gpus=gpus_per_arm, max_retries=0, scheduling_strategy="SPREAD"
+        )(run_job)
         self._jobs: dict[str, tuple[Job, Any]] = {}
 
     def start(self, job: Job) -> None:
