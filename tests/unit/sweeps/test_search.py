@@ -21,7 +21,6 @@ from distillkit import config
 from distillkit.errors import ConfigError, RunStateError
 from distillkit.sweeps.arms import Arm
 from distillkit.sweeps.search import STUDY, OptunaSearcher
-from distillkit.sweeps.space import read_space
 
 VARY = {"loss.alpha": "interval(0,10)", "loss.temperature": "tag(log,interval(1,8))", "student.layers": "2,4"}
 
@@ -45,46 +44,6 @@ def _all(searcher: OptunaSearcher) -> list[Arm]:
 def _trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / STUDY)))
     return optuna.load_study(study_name=None, storage=storage).trials
-
-
-@pytest.mark.parametrize(
-    ("text", "low", "high", "whole", "log"),
-    [
-        ("interval(0,10)", 0, 10, False, False),
-        ("int(interval(1,8))", 1, 8, True, False),
-        ("tag(log,interval(1e-5,1e-3))", 1e-5, 1e-3, False, True),
-        ("tag(log,int(interval(1,100)))", 1, 100, True, True),
-    ],
-)
-def test_space_keeps_ends_and_kind_when_an_interval_is_given(
-    text: str, low: float, high: float, whole: bool, log: bool
-) -> None:
-    (dimension,) = read_space({"optimizer.lr": text})
-    assert (dimension.low, dimension.high, dimension.whole, dimension.log) == (low, high, whole, log)
-    assert dimension.choices is None
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "values"),
-    [
-        ("0,1,5", ["0", "1", "5"], [0, 1, 5]),
-        ("range(1,4)", ["1", "2", "3"], [1, 2, 3]),
-        ("range(0,1,0.5)", ["0.0", "0.5"], [0.0, 0.5]),
-        ("choice(a,b)", ["a", "b"], ["a", "b"]),
-        ("null,'a b',[1,2]", ["null", "'a b'", "[1,2]"], [None, "a b", [1, 2]]),
-        ("5", ["5"], [5]),
-    ],
-)
-def test_space_lists_words_and_values_when_choices_are_given(text: str, words: list[str], values: list[Any]) -> None:
-    (dimension,) = read_space({"student.layers": text})
-    assert (dimension.choices, dimension.values) == (words, values)
-
-
-@pytest.mark.parametrize("text", ["interval(5,1)", "tag(log,interval(0,1))", "range(3,1)", "a b(", "glob(*)",
-                                  "interval(1,2),3", "range(1,2,0)"])  # fmt: skip
-def test_space_is_refused_in_one_line_when_nothing_can_be_drawn(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^loss\.alpha="):
-        read_space({"loss.alpha": text})
 
 
 @pytest.mark.parametrize(
