@@ -40,6 +40,7 @@ options:
   --no-probe              leave out what needs a few steps of training: time and memory (info, sweep --dry-run)
   --dry-run               print the arms, their commands and what they will take, and start nothing (sweep)
   --retry-failed          run arms that have failed again (sweep)
+  --wandb-yaml            write the same as a sweep file for W&B's own server and agents, and start nothing (sweep)
   -v, --verbose           say what is being done from the first second, also where stderr is no terminal
   --debug                 show tracebacks
   -h, --help  --version
@@ -146,6 +147,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
     if verb == "sweep":
         parser.add_argument("--dry-run", action="store_true")
         parser.add_argument("--retry-failed", action="store_true")
+        parser.add_argument("--wandb-yaml", action="store_true")
     if verb in ("info", "sweep"):
         parser.add_argument("--no-probe", dest="probe", action="store_false")
     if verb in ("info", "evaluate", "compare", "sweep", "status", "report"):

@@ -190,6 +190,11 @@ def _sweep(args: argparse.Namespace) -> int:
         facts = estimate.estimate(folder, definition.continued(folder, planned), measure=args.probe)
         print(json.dumps(facts) if args.json else estimate.as_text(facts))
         return 0
+    if args.wandb_yaml:
+        from distillkit.sweeps.wandb_file import write_wandb_sweep
+
+        print(write_wandb_sweep(planned, folder))
+        return 0
     with _starting():
         from distillkit.building import make
         from distillkit.sweeps.report import print_sweep, write_sweep_report

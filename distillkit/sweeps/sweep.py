@@ -21,6 +21,7 @@ from distillkit.sweeps.outcomes import PREEMPTED, has_begun, has_finished, last_
 from distillkit.sweeps.words import quoted
 
 TEACHER_CACHE = "teacher_cache"
+_DISTILLKIT = (sys.executable, "-m", "distillkit")
 _SECONDS_BETWEEN_LOOKS = 0.2
 _STOPPED = "stopped; the arms are saved, and the same command continues them"
 
@@ -159,13 +160,12 @@ class Sweep:
         self.ledger.write(self.folder)
         self._began[arm.number] = time.time()
         self._running[path.name] = arm
-        self.launcher.start(Job(path.name, self._command(arm, cfg), log, {}))
+        self.launcher.start(Job(path.name, self._command(arm, cfg), log, {}, again=(*_DISTILLKIT, "resume", str(path))))
 
     def _command(self, arm: Arm, cfg: dict[str, Any]) -> tuple[str, ...]:
         path = self.path(arm)
-        python = (sys.executable, "-m", "distillkit")
         if has_begun(path):
-            return (*python, "resume", str(path))
+            return (*_DISTILLKIT, "resume", str(path))
         shutil.rmtree(path, ignore_errors=True)  # of a process that ended before it was a run
         words = arm_words(self.ledger, arm, path)
         if self.ledger.sweep["share_cache"] and cfg["teacher"]["_target_"] and not cfg["teacher"]["cache"]:
@@ -175,7 +175,7 @@ class Sweep:
                 if key in logger and logger[key] is None:
                     words.append(quoted(f"logger.{name}.{key}", value))
         where = ("--config-dir", self.ledger.config_dir) if self.ledger.config_dir else ()
-        return (*python, "train", *words, *where)
+        return (*_DISTILLKIT, "train", *words, *where)
 
     def _log(self, arm: Arm) -> Path:
         return self.path(arm).with_name(f"{self.path(arm).name}.log")

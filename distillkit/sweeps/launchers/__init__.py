@@ -15,12 +15,15 @@ class Job(NamedTuple):
         command: its words, the interpreter first.
         log: file its output is appended to.
         environment: variables beside those of the sweep.
+        again: command that continues what ended with 143; a scheduler that requeues jobs by itself runs it. Empty:
+            the sweep decides.
     """
 
     key: str
     command: tuple[str, ...]
     log: Path
     environment: Mapping[str, str]
+    again: tuple[str, ...] = ()
 
 
 class Launcher(Protocol):

@@ -6,7 +6,6 @@ import os
 import subprocess
 
 from distillkit.errors import ConfigError
-from distillkit.launching import PARENT
 from distillkit.sweeps.launchers import Job
 from distillkit.sweeps.launchers.process import begin
 
@@ -32,7 +31,7 @@ class LocalLauncher:
 
     def start(self, job: Job) -> None:
         """Starts a job; returns at once."""
-        environment = {PARENT: str(os.getpid())}
+        environment = {}
         if self.slots > 1 and THREADS not in os.environ:
             environment[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // self.slots))
         self._running[job.key] = begin(job, environment)
