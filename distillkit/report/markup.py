@@ -64,9 +64,8 @@ def _code(text: str) -> Markup:
 
 
 def _details(lines: Sequence[str], summary: str) -> Markup:
-    """A fence whose info is the summary; long enough that no line ends it."""
-    fence = "`" * max(3, 1 + max(len(run) for line in lines for run in re.findall("`*", line)))
-    return Markup("\n".join([f"{fence}{_DETAILS} {summary}", *(" ".join(line.splitlines()) for line in lines), fence]))
+    """A fence whose info ends with the summary; lines that begin with a word cannot end it."""
+    return Markup("\n".join([f"```{_DETAILS} {summary}", *(" ".join(line.splitlines()) for line in lines), "```"]))
 
 
 def _images(drawings: Sequence[Drawing]) -> Markup:

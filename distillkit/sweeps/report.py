@@ -80,4 +80,4 @@ def _interaction(pair: Mapping[str, Any]) -> dict[str, Any]:
 
 def _commands(facts: Mapping[str, Any]) -> list[str]:
     """The command of each run, under its name."""
-    return [line for arm in facts["arms"] for line in (f"# {arm['name']}, seed {arm['seed']}", f"{arm['command']}")]
+    return [line for arm in facts["arms"] for line in (f"# {arm['name']}, seed {arm['seed']}", arm["command"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -105,8 +106,12 @@ def _figure_cell(facts: Mapping[str, Any], name: str, figure: str) -> str:
     entry = facts["groups"][name]["figures"].get(figure)
     if entry is None:
         return NOTHING
-    text = figure_text(figure, entry["mean"], entry["sd"])
+    text = _spread_text(figure, entry)
     return Markup(f"**{escaped(text)}**") if name in facts["best"].get(figure, ()) else text
+
+
+def _spread_text(figure: str, entry: Mapping[str, Any]) -> str:
+    return figure_text(figure, entry["mean"], entry["sd"])
 
 
 def difference_table(facts: Mapping[str, Any]) -> Table | None:
@@ -135,8 +140,7 @@ def run_table(facts: Mapping[str, Any]) -> Table:
             arm["name"],
             [
                 str(arm["seed"]), arm["status"], _steps(arm), duration(arm["seconds"]) if arm["seconds"] else NOTHING,
-                *(cell(arm["figures"].get(figure), lambda value, f=figure: figure_text(f, value))
-                  for figure in facts["metrics"]),
+                *(cell(arm["figures"].get(figure), partial(figure_text, figure)) for figure in facts["metrics"]),
             ],
         )
         for arm in facts["arms"]
@@ -164,7 +168,7 @@ def _effect_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     rows = []
     for number, entry in enumerate(entries):
         others = [(figure, own.get(entry["value"])) for figure, own in by_value.items()]
-        cells = [cell(own, lambda own, f=figure: figure_text(f, own["mean"], own["sd"])) for figure, own in others]
+        cells = [cell(own, partial(_spread_text, figure)) for figure, own in others]
         moved = difference_text(first, entry["difference"]) if number else NOTHING
         rows.append((value_text(entry["value"]), [str(entry["arms"]), *cells, moved]))
     return Table(["arms", *map(figure_label, found), f"difference, {figure_name(first)}"], rows)
@@ -176,7 +180,7 @@ def interaction_table(pair: Mapping[str, Any], figure: str) -> Table:
     rows = [
         (
             f"{pair['keys'][0]}={value_text(row)}",
-            [cell(mean, lambda value: figure_text(figure, value)) for mean in means],
+            [cell(mean, partial(figure_text, figure)) for mean in means],
         )
         for row, means in zip(pair["rows"], pair["means"], strict=True)
     ]

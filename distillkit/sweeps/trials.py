@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) 
         without Optuna, its study or enough trials).
     """
     metric = ledger.sweep["metric"]
-    trials = [
+    trials: list[dict[str, Any]] = [
         {
             "number": arm.number, "status": arm.status, "value": _last(readings[arm.number].curves.get(metric)),
             "values": {key: plain(value) for key, value in arm.values.items()},
@@ -39,7 +39,7 @@ def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) 
     ]  # fmt: skip
     done = [trial for trial in trials if trial["status"] == "done" and trial["value"] is not None]
     best = min(done, key=lambda trial: trial["value"], default=None)
-    heights = (trial["value"] if trial in done else math.inf for trial in trials)
+    heights: Iterator[float] = (trial["value"] if trial in done else math.inf for trial in trials)
     importance = _importance(folder / STUDY)
     keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
     return {
