@@ -11,6 +11,9 @@ from typing import Any, Literal
 from distillkit.storage import write_text
 
 LEDGER, ARMS = "sweep.json", "arms"
+STUDY = "study.journal"
+"""Optuna's file of a search, in the sweep's folder."""
+
 Status = Literal["queued", "running", "done", "failed", "preempted", "pruned"]
 
 

@@ -15,10 +15,9 @@ from optuna.trial import Trial, TrialState
 
 from distillkit.errors import ConfigError, RunStateError
 from distillkit.storage import write_bytes
-from distillkit.sweeps.arms import Arm, Ledger
+from distillkit.sweeps.arms import STUDY, Arm, Ledger
 from distillkit.sweeps.space import Dimension, read_space
 
-STUDY = "study.journal"
 _NAME = "sweep"
 _SAMPLERS = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
 _PRUNERS = {None: optuna.pruners.NopPruner, "median": optuna.pruners.MedianPruner,

@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillkit.sweeps.arms import Ledger
+from distillkit.sweeps.arms import STUDY, Ledger
 from distillkit.sweeps.readings import Reading, plain
-
-STUDY = "study.journal"
-"""Optuna's file of a search, in the sweep's folder."""
 
 
 def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) -> dict[str, Any]:
@@ -27,7 +24,7 @@ def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) 
         metric (of metrics.csv, minimized), parameters (keys, the most important first where that is known), trials
         (number, status, values by key, value: the metric's last; None where none was logged), best_so_far (per trial,
         over those that are done), best (number of the best; None without one), importance (key -> share; None
-        without Optuna, its study or enough trials).
+        without its study or enough trials).
     """
     metric = ledger.sweep["metric"]
     trials: list[dict[str, Any]] = [
@@ -60,10 +57,7 @@ def _importance(study_file: Path) -> dict[str, float] | None:
     """
     if not study_file.is_file():
         return None
-    try:
-        import optuna  # late: only searches need it, and their page does without
-    except ImportError:
-        return None
+    import optuna  # late: only searches need it
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
