@@ -279,7 +279,7 @@ def test_every_shipped_choice_composes_and_names_allowed_targets_only() -> None:
         if group == "task" and file.stem != "base":
             validation.check_targets(settled(f"tasks={file.stem}", name="compare"))
         elif group in ("sweep", "launcher") and file.stem != "base":
-            validation.check_targets(settled(f"{group}={file.stem}", name="sweep"))
+            validation.validate_sweep(settled(f"{group}={file.stem}", name="sweep"))
         elif group not in ("experiment", "task") and file.stem != "base":
             validation.check_targets(settled(f"{group}={file.stem}"))
 
