@@ -206,9 +206,10 @@ def settled(ledger: Ledger, arm: Arm, folder: Path) -> dict[str, Any]:
     return cfg
 
 
-def arm_words(ledger: Ledger, arm: Arm, folder: Path) -> list[str]:
-    """Train's overrides of an arm in a folder."""
-    return [*ledger.shared, *arm.words, f"seed={arm.seed}", quoted("run.dir", str(folder))]
+def arm_words(ledger: Ledger, arm: Arm, folder: Path | None = None) -> list[str]:
+    """Train's overrides of an arm, in a folder where one is given."""
+    where = [] if folder is None else [quoted("run.dir", str(folder))]
+    return [*ledger.shared, *arm.words, f"seed={arm.seed}", *where]
 
 
 def continued(folder: Path, planned: Ledger) -> Ledger:

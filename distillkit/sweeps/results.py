@@ -14,12 +14,14 @@ from distillkit import __version__
 from distillkit.redaction import shown_commands, shown_words
 from distillkit.report.facts import finite, machine
 from distillkit.sweeps.arms import Arm, Ledger
+from distillkit.sweeps.definition import arm_words
 from distillkit.sweeps.differences import paired, spread
 from distillkit.sweeps.effects import interaction, main_effect, varied
 from distillkit.sweeps.learning import mean_curves
 from distillkit.sweeps.paper import SWEEP, beside_paper
 from distillkit.sweeps.readings import HELD_OUT, Reading, plain, read_arm, value_at
 from distillkit.sweeps.trials import search_facts
+from distillkit.sweeps.words import key_of
 
 Facts = dict[str, Any]
 Readings = Mapping[int, Reading]
@@ -71,7 +73,7 @@ def gather(folder: Path) -> Facts:
 def _arm(ledger: Ledger, arm: Arm, reading: Reading) -> Facts:
     """One run: how it is getting on, its figures, and the command that repeats it without the sweep."""
     where = ["--config-dir", ledger.config_dir] if ledger.config_dir else []
-    words = reading.overrides if reading.begun else [*ledger.shared, *arm.words, f"seed={arm.seed}"]
+    words = reading.overrides if reading.begun else arm_words(ledger, arm)
     return {
         "number": arm.number, "name": arm.name, "seed": arm.seed, "status": arm.status, "reason": arm.reason,
         "attempts": arm.attempts, "seconds": arm.seconds, "folder": arm.folder, "step": reading.step,
@@ -150,20 +152,16 @@ def _best(groups: Mapping[str, Facts], figure: str, less: bool) -> list[str]:
 
 def _values(ledger: Ledger, readings: Readings) -> dict[str, Facts]:
     """Name -> key -> effective value, of the arms that began, for the keys that any arm's words set."""
-    keys = list(dict.fromkeys(_key(word) for arm in ledger.arms for word in arm.words))
+    keys = list(dict.fromkeys(key_of(word) for arm in ledger.arms for word in arm.words))
     found = {}
     for arm in ledger.arms:
         reading = readings[arm.number]
         if reading.begun:
-            typed = {_key(word): word.partition("=")[2] for word in arm.words}
+            typed = {key_of(word): word.partition("=")[2] for word in arm.words}
             chosen = {key: plain(value) for key, value in (typed | arm.values).items()}
             settled = {key: value_at(reading.config, key) for key in keys}
             found[arm.name] = {key: chosen.get(key) if value is None else value for key, value in settled.items()}
     return found
-
-
-def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
 
 
 def _effects(values: Mapping[str, Facts], groups: Mapping[str, Facts], figures: Mapping[str, bool]) -> Facts:

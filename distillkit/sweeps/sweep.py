@@ -267,9 +267,6 @@ def run_sweep(
         RunStateError: another process works in the folder, or it holds something else.
         Preempted: stopped, itself or an arm; what was begun is saved, and the same command continues it.
     """
-    if search is None and planned.sweep["method"] != "grid":
-        raise ConfigError("there is nothing that searches", key="sweep.method", value=planned.sweep["method"],
-                          allowed="grid")  # fmt: skip
     if (folder / CONFIG).is_file():
         raise RunStateError("holds a run, not a sweep", key="run.dir", value=folder, fix="choose another run.dir")
     with workplace(folder, begun=LEDGER, stopped=_STOPPED):
