@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.errors import ConfigError, Preempted, RunStateError
+from distillkit.errors import Preempted, RunStateError
 from distillkit.sweeps.arms import Arm, Ledger
 from distillkit.sweeps.launchers import Job
 from distillkit.sweeps.launchers.local import LocalLauncher
