@@ -46,7 +46,7 @@ def test_quick_attention_is_no_less_exact_than_the_stock_one_when_under_autocast
     assert 0 < errors[1] < 1.3 * errors[0]
 
 
-@pytest.mark.parametrize("kept", [2**23, 300], ids=["kept", "computed again"])
+@pytest.mark.parametrize("kept", [2**23, 100], ids=["kept", "computed again"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_products_have_the_numerical_gradient_when_checked_by_differences(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distillkit import chunks
 from distillkit.chunks import GradientSum
 from distillkit.errors import ConfigError
 from distillkit.objective import HiddenCosineTerm, MaskedLMTerm, Objective, SoftTargetTerm, Term
@@ -225,3 +226,9 @@ def test_soft_target_term_is_refused_when_temperature_or_positions_are_wrong() -
             SoftTargetTerm(temperature=temperature)
     with pytest.raises(ConfigError, match=r"loss\.positions=some"):
         SoftTargetTerm(positions="some")
+
+
+def test_gradient_is_zero_where_no_term_looks_when_the_teacher_has_fewer_tokens() -> None:
+    total = torch.full((2, 5), torch.nan)
+    chunks._add_up([torch.ones(2, 3), torch.full((2, 4), 2.0)], total)
+    assert torch.equal(total, torch.tensor([[3.0, 3.0, 3.0, 2.0, 0.0]] * 2))
