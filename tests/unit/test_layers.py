@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distillkit.encoding import takes_rows
 from distillkit.errors import ConfigError
 from distillkit.export import export
 from distillkit.heads import apply_head
@@ -95,6 +96,12 @@ def test_step_takes_less_memory_when_layers_are_recomputed() -> None:
         assert done.returncode == 0, done.stderr
         peaks[kind] = int(done.stdout.split()[-1])
     assert peaks["recomputed"] < peaks["plain"] - 60e6, peaks
+
+
+def test_compiled_models_keep_their_padding_so_that_shapes_repeat() -> None:
+    model = student("bert")
+    compile_layers(model, changing_shapes=True)
+    assert not takes_rows(model) and takes_rows(student("bert"))
 
 
 def test_layers_are_refused_in_one_line_when_the_model_has_none() -> None:
