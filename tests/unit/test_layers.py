@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distillkit import encoding
 from distillkit.encoding import takes_rows
 from distillkit.errors import ConfigError
 from distillkit.export import export
@@ -98,9 +99,10 @@ def test_step_takes_less_memory_when_layers_are_recomputed() -> None:
     assert peaks["recomputed"] < peaks["plain"] - 60e6, peaks
 
 
-def test_compiled_models_keep_their_padding_so_that_shapes_repeat() -> None:
+def test_compiled_models_keep_their_padding_without_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     model = student("bert")
     compile_layers(model, changing_shapes=True)
+    monkeypatch.setattr(encoding, "_same_states", lambda model: True)
     assert not takes_rows(model) and takes_rows(student("bert"))
 
 
