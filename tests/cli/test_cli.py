@@ -27,6 +27,8 @@ from tests.faults.harness import CHECKOUT, CliProcess, Inputs, Run, make_bert, m
 SHORT = ["data.max_length=48", "data.batch_size=8", "trainer.max_steps=2", "checkpoint.every_n_steps=1"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_round_trip_of_the_verbs_works_with_a_teacher_of_ones_own(
     inputs: Inputs, start: Start, say: Say, tmp_path: Path
 ) -> None:
@@ -148,6 +150,8 @@ def test_choices_train_a_student_of_their_class_when_typed(
     assert config["architectures"] == [model_class]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_control_has_the_same_weights_batches_and_masks_when_there_is_no_teacher(
     call: Call, inputs: Inputs, tmp_path: Path
 ) -> None:
@@ -238,6 +242,8 @@ def test_configuration_is_printed_and_nothing_runs_when_asked_for(call: Call, in
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_other_arms_finish_and_the_code_is_5_when_an_arm_fails(call: Call, inputs: Inputs, tmp_path: Path) -> None:
     base = tmp_path / "arms"
     result = call(
@@ -285,6 +291,8 @@ def test_completion_knows_verbs_groups_and_keys_when_queried(typed: str, expecte
     assert set(done.stdout.split()) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_info_counts_the_published_parameters_when_the_teacher_is_a_bert_base(
     call: Call, inputs: Inputs, tmp_path: Path
 ) -> None:

@@ -37,7 +37,11 @@ def test_resume_starts_anew_when_killed_before_the_first_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "tmpdir", [pytest.param("/dev/shm", id="elsewhere"), pytest.param(None, id="here", marks=pytest.mark.slow)]
+    "tmpdir",
+    [
+        pytest.param("/dev/shm", id="elsewhere", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(None, id="here", marks=pytest.mark.slow),
+    ],
 )
 def test_resume_ends_identical_when_killed_while_a_checkpoint_is_written(
     tmpdir: str | None, inputs: Inputs, start: Start, say: Say, tmp_path: Path, reference: Reference
@@ -58,6 +62,8 @@ def test_resume_ends_identical_when_killed_while_a_checkpoint_is_written(
     assert_identical(run, finished())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_resume_ends_identical_when_killed_during_validation(
     inputs: Inputs, start: Start, tmp_path: Path, reference: Reference
 ) -> None:
@@ -70,7 +76,7 @@ def test_resume_ends_identical_when_killed_during_validation(
     assert_identical(run, finished())
 
 
-@pytest.mark.parametrize("moment", ["step", "validation"])
+@pytest.mark.parametrize("moment", ["step", pytest.param("validation", marks=[pytest.mark.slow, pytest.mark.ci])])
 def test_sigterm_saves_a_whole_step_and_exits_143_when_accumulating(
     moment: str, inputs: Inputs, start: Start, say: Say, tmp_path: Path, reference: Reference
 ) -> None:

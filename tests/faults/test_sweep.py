@@ -92,7 +92,7 @@ def with_faults(inputs: Inputs, place: Path, good: int, ways: list[str]) -> tupl
 @pytest.mark.parametrize(
     ("good", "ways"),
     [
-        pytest.param(1, ["kill", "value"], id="few"),
+        pytest.param(1, ["kill", "value"], id="few", marks=[pytest.mark.slow, pytest.mark.ci]),
         pytest.param(18, list(WAYS), id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )

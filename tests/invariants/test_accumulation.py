@@ -44,7 +44,7 @@ def gradient(run: Run) -> torch.Tensor:
     return torch.cat([state[number]["momentum_buffer"].flatten() for number in sorted(state)])
 
 
-@pytest.fixture(params=["full", "none"])
+@pytest.fixture(params=["full", pytest.param("none", marks=[pytest.mark.slow, pytest.mark.ci])])
 def packing(request: pytest.FixtureRequest) -> str:
     return request.param
 

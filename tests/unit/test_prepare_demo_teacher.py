@@ -144,6 +144,8 @@ def test_prepare_packs_the_trained_model_when_run_in_short_form(
 
 
 @pytest.mark.usefixtures("call")
+@pytest.mark.slow
+@pytest.mark.ci
 def test_prepare_continues_to_the_same_delta_when_interrupted(
     script: ModuleType, words: list[str], tmp_path: Path
 ) -> None:
