@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from distillkit.comparison.ranking import average
 from distillkit.evaluation.summary import counted, score_text, training_text
 from distillkit.progress import duration
-from distillkit.report.markup import Row, cell, known
+from distillkit.report.markup import Table, cell, known
 from distillkit.report.page import MODEL_ROWS
 
 GLUE = 9
 """Tasks of GLUE."""
 WITH_SPREAD = 5
 """Most tasks whose spreads fit into a terminal."""
-
-
-class Table(NamedTuple):
-    """A heading for each cell, and the rows."""
-
-    head: list[str]
-    rows: list[Row]
 
 
 def parameters_text(count: int) -> str:

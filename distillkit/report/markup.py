@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
+from rich import table as terminal
 from rich.markup import escape
-from rich.table import Table
 
 from distillkit.progress import results_console
 from distillkit.report.drawing import Drawing
@@ -23,6 +23,13 @@ NOTHING = "-"
 _OWN = "distillkit.report"
 _DETAILS = "sh"
 _SPECIAL = re.compile(r"([\\`*\[\]<>|&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+
+
+class Table(NamedTuple):
+    """A heading for each cell, and the rows."""
+
+    head: list[str]
+    rows: list[Row]
 
 
 def cell(value: Any, show: Callable[[Any], str]) -> str:
@@ -120,7 +127,7 @@ def print_rows(rows: Sequence[Row], head: Sequence[str], notes: Sequence[str], l
         rows, head, label: the table, as in `render`.
         notes: a line each.
     """
-    table = Table()
+    table = terminal.Table()
     table.add_column(label, overflow="fold")
     for text in head:
         table.add_column(escape(text), overflow="fold", justify="right")

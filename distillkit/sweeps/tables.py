@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
 from distillkit.evaluation.summary import score_text
 from distillkit.progress import duration
-from distillkit.report.markup import NOTHING, Row, cell, escaped
+from distillkit.report.markup import NOTHING, Table, cell, escaped
 from distillkit.report.page import MODEL_ROWS
 from distillkit.sweeps.differences import told
 from distillkit.sweeps.readings import TASK
@@ -19,13 +19,6 @@ TRIALS = 10
 """Most trials of a search that the page lists; sweep_results.json has all."""
 _REASON = 40
 """Most characters of a reason in a table; the page has it in full below."""
-
-
-class Table(NamedTuple):
-    """A heading for each cell, and the rows."""
-
-    head: list[str]
-    rows: list[Row]
 
 
 # --- words for figures and values --------------------------------------------------------------------------------
