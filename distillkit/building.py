@@ -73,11 +73,12 @@ def make(node: Any, *args: Any, **kwargs: Any) -> Any:
         raise ConfigError(problem, key="_target_", value=node["_target_"], fix="check its keys") from error
 
 
-def build(cfg: dict[str, Any]) -> Parts:
+def build(cfg: dict[str, Any], teacher: Teacher | None = None) -> Parts:
     """Builds every part of a run and checks what only the loaded parts can tell. Cheap checks come first.
 
     Args:
         cfg: settled and validated.
+        teacher: the configured one where it is loaded already.
 
     Returns:
         Parts.
@@ -89,7 +90,7 @@ def build(cfg: dict[str, Any]) -> Parts:
         with activity("trying the compiler"):
             check_compiler(run_device(cfg))
     with activity("loading the models"):
-        teacher = build_teacher(cfg)
+        teacher = teacher or build_teacher(cfg)
         tokenizer = build_tokenizer(cfg, teacher)
         if teacher is not None:
             check_positions(teacher.model, cfg["data"]["max_length"])

@@ -7,10 +7,11 @@ import difflib
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from distillkit import __version__
-from distillkit.errors import ConfigError, DistillkitError, Preempted
+from distillkit.errors import ConfigError, tell
 
 VERBS = {
     "train": "distil (or pretrain) a student: distillkit train experiment=demo_distilbert loss.gamma=0",
@@ -69,22 +70,12 @@ def main(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         return _dispatch([word for word in argv if word != "--debug"])
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         return 0
-    except DistillkitError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        print(f"{'' if isinstance(error, Preempted) else 'error: '}{error}", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        text = " ".join(str(error).split())[:500]
-        print(f"error: {type(error).__name__}: {text}; --debug shows where", file=sys.stderr)
-        return 1
+        return tell(error)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -115,8 +106,6 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _help() -> str:
-    from pathlib import Path
-
     here = Path(__file__).resolve().parent
     conf = next((folder for folder in (here / "conf", here.parent / "conf") if folder.is_dir()), here)
     groups = (
@@ -142,6 +131,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--config-dir", "-cd")
     if verb == "train":
         parser.add_argument("--multirun", "-m", action="store_true")
+        parser.add_argument("--together", type=Path)
     if verb not in ("hash", "status"):
         parser.add_argument("--verbose", "-v", action="store_true")
     if verb == "sweep":

@@ -76,6 +76,11 @@ def _train(args: argparse.Namespace) -> int:
         from distillkit.sweeps.multirun import run_arms
 
         return run_arms(args.words, args.config_dir)
+    if args.together:  # what a sweep starts for arms that share a pass
+        from distillkit.sweeps.together import run_together
+
+        _prepare(args, keep_memory=False)
+        return run_together(args.together)
     cfg = _compose("train", args, args.words)
     if cfg is None:
         return 0

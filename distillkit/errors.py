@@ -5,6 +5,7 @@ The message is one line: `<key>=<value>: <what is wrong>; allowed: <range>; fix:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 FAILED_PARTS = 5
@@ -79,3 +80,20 @@ class Preempted(DistillkitError):
     """The run was asked to stop (SIGTERM) and saved itself first."""
 
     exit_code = 143
+
+
+def tell(error: BaseException) -> int:
+    """Prints an error's line on stderr and returns the exit code for it.
+
+    Args:
+        error: that ended a command, or one of several runs in a process.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, DistillkitError):
+        print(f"{'' if isinstance(error, Preempted) else 'error: '}{error}", file=sys.stderr)
+        return error.exit_code
+    text = " ".join(str(error).split())[:500]
+    print(f"error: {type(error).__name__}: {text}; --debug shows where", file=sys.stderr)
+    return 1

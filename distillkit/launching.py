@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import dataclass
 
 from distillkit.errors import ConfigError, Preempted
 
@@ -13,6 +14,13 @@ PARENT = "DISTILLKIT_PARENT"
 """Variable with the id of the process that a run must not outlive."""
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass
+class Stop:
+    """Whether a run is asked to stop: set by a signal's handler, where a threading.Event may lock itself out."""
+
+    asked: bool = False
 
 
 def follow_parent() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MEGABYTE = 1e6
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # glibc's malloc.h
 _MANY, _TOP_PAD = 2**31 - 1, 64 * 2**20
 _kept = {"freed_memory": False}
 
@@ -65,16 +65,32 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the settings were made.
     """
-    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("LD_PRELOAD", "")
-    if chosen:
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not glibc
+    if _memory_is_the_users():
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MANY), (_M_TOP_PAD, _TOP_PAD))
-    _kept["freed_memory"] = all([mallopt(name, value) == 1 for name, value in settings])
+    _kept["freed_memory"] = all([_mallopt(name, value) for name, value in settings])
     return _kept["freed_memory"]
+
+
+def use_one_arena() -> None:
+    """Lets all threads of this process allocate from one heap, before they begin.
+
+    glibc gives each thread heaps of 64 MB, from which no larger tensor comes and which are not kept when freed.
+    """
+    if not _memory_is_the_users():
+        _mallopt(_M_ARENA_MAX, 1)
+
+
+def _memory_is_the_users() -> bool:
+    return any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("LD_PRELOAD", "")
+
+
+def _mallopt(name: int, value: int) -> bool:
+    """Makes one of malloc's settings; False where it cannot be made."""
+    try:
+        return ctypes.CDLL("libc.so.6").mallopt(name, value) == 1
+    except (OSError, AttributeError):  # not glibc
+        return False
 
 
 def peak_memory() -> int:

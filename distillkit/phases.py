@@ -1,10 +1,11 @@
 """Where a training step's time goes, and what to change when a part takes too much.
 
-One clock runs at a time, for the run that trains in this process; where none runs, `phase` costs a function call.
+One clock runs at a time in a thread, for the run that trains there; where none runs, `phase` costs little.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -123,23 +124,27 @@ class _Phase:
         self.clock.switch(self.before)
 
 
-_clock: PhaseClock | None = None
+class _Here(threading.local):
+    clock: PhaseClock | None = None
+
+
+_here = _Here()
 _NOTHING = nullcontext()
 
 
 def run_clock(clock: PhaseClock | None) -> None:
-    """Lets the phases of this process count on a clock from here on; None: on no clock."""
-    global _clock
-    _clock = clock
+    """Lets the phases of this thread count on a clock from here on; None: on no clock."""
+    _here.clock = clock
 
 
 def phase(name: str) -> AbstractContextManager[None]:
     """The block is part of a phase; inside another phase it takes its time from that one.
 
     Args:
-        name: one of PHASES.
+        name: one of PHASES, or PAUSED.
     """
-    return _NOTHING if _clock is None else _Phase(_clock, name)
+    clock = _here.clock
+    return _NOTHING if clock is None else _Phase(clock, name)
 
 
 # --- what to change ----------------------------------------------------------------------------------------------

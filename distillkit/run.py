@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from distillkit.card import model_card
 from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
-from distillkit.launching import check_processes, follow_parent, is_first_rank
+from distillkit.launching import Stop, check_processes, follow_parent, is_first_rank
 from distillkit.roof import describe_roof
 from distillkit.rundir import CHECKPOINTS, FACTS, METRICS, STUDENT, RunFolder
+from distillkit.shared_teacher import SharedTeacher
 from distillkit.teacher_cache import CachedTeacher
 from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
@@ -33,12 +35,13 @@ RESUMABLE_CHANGES = (
 """Keys that may change on resume: they alter no batch, no mask, no gradient and no step already taken."""
 
 
-def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def train(cfg: dict[str, Any], overrides: list[str], shared: SharedTeacher | None = None) -> dict[str, Any]:
     """Runs a new run from its first step to its evaluation.
 
     Args:
         cfg: settled and validated.
         overrides: as typed, for the record.
+        shared: the configured teacher, where this is one of several runs in the process.
 
     Returns:
         The evaluation, as in evaluation.json; empty on ranks beyond the first.
@@ -50,16 +53,17 @@ def train(cfg: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     check_processes(ranks(cfg), cfg["trainer"]["num_nodes"])
     with RunFolder(cfg["run"]["dir"], new=True, held=is_first_rank()) as folder:
         machine.set_up(cfg["run"])
-        parts = build(cfg)
+        parts = build(cfg, shared)
         return _fit(cfg, overrides, [], parts, folder, None)
 
 
-def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
+def resume(run_dir: str, overrides: list[str], shared: SharedTeacher | None = None) -> dict[str, Any] | None:
     """Continues a run from its newest whole checkpoint, bit for bit.
 
     Args:
         run_dir: the run's folder.
         overrides: `key=value`, only keys of RESUMABLE_CHANGES.
+        shared: as in `train`.
 
     Returns:
         The evaluation; None when the run had finished already.
@@ -81,7 +85,7 @@ def resume(run_dir: str, overrides: list[str]) -> dict[str, Any] | None:
         if folder.finished_step is not None and cfg["trainer"] == began["trainer"]:
             return None
         machine.set_up(cfg["run"])
-        parts = build(cfg)
+        parts = build(cfg, shared)
         now = _facts(cfg, parts)
         if now["corpus"] != facts["corpus"]:
             raise RunStateError("the corpus is not the one the run began with", key="data.path",
@@ -134,7 +138,8 @@ def _fit(
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
-    trainer = build_trainer(cfg, folder, checkpoint)
+    shared = parts.teacher if isinstance(parts.teacher, SharedTeacher) else None
+    trainer = build_trainer(cfg, folder, checkpoint, shared.stop if shared else None)
     cache = build_cache(cfg, parts, trainer.strategy.root_device)
     if cache is not None:
         _open(cache, mask_epochs(cfg, parts))
@@ -154,6 +159,8 @@ def _fit(
             raise as_fault(error, cfg["data"]["num_workers"]) from error
         if cache is not None:
             _close(cache, folder)
+        if shared is not None:
+            folder.event("shared_pass", **shared.facts())
         return _write_results(cfg, parts, folder, trainer) if trainer.is_global_zero else {}
 
 
@@ -204,20 +211,24 @@ def _report(folder: Path) -> None:
     """The run's page. The run is complete without it, so that nothing about it, not even a stop, makes the run fail."""
     from distillkit.report import write_report  # late: matplotlib takes a second
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    alone = threading.current_thread() is threading.main_thread()  # signals are of no other
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if alone else None
     try:
         write_report([folder])
     except (Exception, KeyboardInterrupt) as error:
         reason = " ".join(str(error).split()) or "stopped"
         _say(f"warning: no report ({reason}); try: distillkit report {folder}")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if alone:
+            signal.signal(signal.SIGTERM, before)
 
 
-def build_trainer(cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None) -> pl.Trainer:
+def build_trainer(
+    cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None, stop: Stop | None = None
+) -> pl.Trainer:
     """Lightning's Trainer with the configured keys, the run's checkpoints and its loggers."""
     callbacks = [make(c) for c in cfg["callbacks"].values()]
-    callbacks.append(Checkpointer(folder.path / CHECKPOINTS, on_event=folder.event, **cfg["checkpoint"]))
+    callbacks.append(Checkpointer(folder.path / CHECKPOINTS, on_event=folder.event, stop=stop, **cfg["checkpoint"]))
     loggers = [make(c) for c in cfg["logger"].values()] if folder.held else []
     loggers.append(MetricsFile(folder.path / METRICS, resumed_step=checkpoint_step(checkpoint) if checkpoint else None))
     return make(

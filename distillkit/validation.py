@@ -107,12 +107,16 @@ def validate_sweep(cfg: dict[str, Any]) -> None:
     _number(cfg, "sweep.max_hours", low=0, open_ends="low", optional=True)
     for key in ("max_steps", "trials"):
         _number(cfg, f"sweep.{key}", low=1, integer=True, optional=True)
-    for switch in ("share_cache", "shared_pass"):
-        if not isinstance(sweep[switch], bool):
-            raise ConfigError("must be a switch", key=f"sweep.{switch}", value=sweep[switch], allowed="true, false")
-    if sweep["shared_pass"]:
-        raise ConfigError("arms do not share a process yet", key="sweep.shared_pass", value=True, allowed="false",
-                          fix="set sweep.share_cache=true")  # fmt: skip
+    if not isinstance(sweep["share_cache"], bool):
+        raise ConfigError("must be a switch", key="sweep.share_cache", value=sweep["share_cache"],
+                          allowed="true, false")  # fmt: skip
+    shared = sweep["shared_pass"]
+    if not (isinstance(shared, bool) or (isinstance(shared, int) and shared >= 2)):
+        raise ConfigError("must be a switch, or a number of arms", key="sweep.shared_pass", value=shared,
+                          allowed="true, false, >= 2")  # fmt: skip
+    if shared and sweep["method"] != "grid":
+        raise ConfigError("the arms of a search are drawn one by one, and share no pass", key="sweep.shared_pass",
+                          value=shared, allowed="false", fix="set sweep.share_cache=true")  # fmt: skip
     if "seed" in sweep["vary"]:
         raise ConfigError("seeds have a key of their own", key="sweep.vary", value="seed", fix="set sweep.seeds")
     if sweep["method"] != "grid" and not sweep["trials"]:

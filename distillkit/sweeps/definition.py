@@ -186,9 +186,24 @@ def check_arms(ledger: Ledger) -> None:
         except ConfigError as error:
             raise ConfigError(f"{error.problem} (arm {name})", key=error.key, value=error.value,
                               allowed=error.allowed, fix=error.fix) from None  # fmt: skip
+        if ledger.sweep["shared_pass"]:
+            _check_shares(cfg, name)
         if ledger.sweep["max_steps"] and cfg["trainer"]["max_steps"] < 0:
             raise ConfigError("a budget of steps needs arms that count steps", key="trainer.max_steps", value=-1,
                               fix="set trainer.max_steps, or drop sweep.max_steps")  # fmt: skip
+
+
+def _check_shares(cfg: Mapping[str, Any], name: str) -> None:
+    """Refuses what several runs of one process cannot have each: W&B's run, a compiled teacher, devices."""
+    wandb = [key for key, logger in cfg["logger"].items() if str(logger.get("_target_")).endswith(".WandbLogger")]
+    for wrong, key, value, allowed in (
+        (bool(wandb), "logger", "wandb", "tensorboard, none"),
+        (cfg["run"]["compile"], "run.compile", True, "false"),
+        (cfg["trainer"]["devices"] not in (1, "1", "auto"), "trainer.devices", cfg["trainer"]["devices"], "1"),
+    ):
+        if wrong:
+            raise ConfigError(f"not for arms of one process (arm {name})", key=key, value=value, allowed=allowed,
+                              fix="or set sweep.shared_pass=false, sweep.share_cache=true")  # fmt: skip
 
 
 def settled(ledger: Ledger, arm: Arm, folder: Path) -> dict[str, Any]:

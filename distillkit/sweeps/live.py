@@ -67,13 +67,17 @@ class View:
         ended = total - len(self.ledger.with_status("queued", "running", "preempted"))
         self.say(f"[{ended}/{total}] {arm.name}, seed {arm.seed}: {arm.status}, {arm.reason or said}")
 
-    def show(self) -> None:
-        """Renews the table, where there is one, now and then."""
+    def show(self, jobs: int) -> None:
+        """Renews the table, where there is one, now and then.
+
+        Args:
+            jobs: that run; of one with several arms each arm's time is a part of the job's.
+        """
         if self._live is not None and time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
             self._looked = time.monotonic()
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table(max(jobs, 1)), refresh=True)
 
-    def _table(self) -> Group:
+    def _table(self, jobs: int) -> Group:
         table = Table(box=None, pad_edge=False)
         for name in ("running", "step", self.ledger.sweep["metric"], "left"):
             table.add_column(name, justify="left" if name == "running" else "right")
@@ -85,7 +89,7 @@ class View:
             left.append(status["seconds_left"])
             table.add_row(f"{arm.name}, seed {arm.seed}", f"{status['step']}/{status['steps'] or '?'}",
                           "" if value is None else f"{value:.4f}", _left(status["seconds_left"]))  # fmt: skip
-        return Group(table, Text(f"{counts(self.ledger)}{self._best_text()}{self._total_left(left)}"))
+        return Group(table, Text(f"{counts(self.ledger)}{self._best_text()}{self._total_left(left, jobs)}"))
 
     def _best_text(self) -> str:
         if not self._best:
@@ -94,15 +98,15 @@ class View:
         arm = next(arm for arm in self.ledger.arms if arm.number == number)
         return f"; best so far: {arm.name}, seed {arm.seed} ({self._best[number]:.4f})"
 
-    def _total_left(self, left: list[float | None]) -> str:
+    def _total_left(self, left: list[float | None], jobs: int) -> str:
         """As if every arm that waits took the mean of those that are done."""
         done = [arm.seconds for arm in self.ledger.with_status("done") if arm.seconds]
         if not done or not left:
             return ""
-        mean = sum(done) / len(done)
-        ahead = sum(mean if seconds is None else seconds for seconds in left)
+        mean, together = sum(done) / len(done), len(left) / jobs
+        ahead = sum(mean if seconds is None else seconds / together for seconds in left)
         ahead += mean * len(self.ledger.with_status("queued", "preempted"))
-        return f"; about {duration(ahead / len(left))} left"
+        return f"; about {duration(ahead / jobs)} left"
 
 
 def _left(seconds: float | None) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +12,13 @@ from distillkit.errors import ConfigError, Preempted, RunStateError
 from distillkit.locking import holder, workplace
 from distillkit.rundir import CONFIG
 from distillkit.sweeps.arms import LEDGER, Arm, Ledger, Status
-from distillkit.sweeps.definition import arm_words, continued, settled
-from distillkit.sweeps.launchers import Job, Launcher
+from distillkit.sweeps.budget import affordable
+from distillkit.sweeps.definition import continued, settled
+from distillkit.sweeps.jobs import Jobs, Work
+from distillkit.sweeps.launchers import Launcher
 from distillkit.sweeps.live import View
-from distillkit.sweeps.outcomes import PREEMPTED, has_begun, has_finished, last_value, metric_rows, reason_of, step_of
-from distillkit.sweeps.words import quoted
+from distillkit.sweeps.outcomes import PREEMPTED, has_finished, last_value, metric_rows, reason_of, step_of
 
-TEACHER_CACHE = "teacher_cache"
-_DISTILLKIT = (sys.executable, "-m", "distillkit")
 _SECONDS_BETWEEN_LOOKS = 0.2
 _STOPPED = "stopped; the arms are saved, and the same command continues them"
 
@@ -52,11 +49,13 @@ class Sweep:
 
     def __init__(self, folder: Path, ledger: Ledger, launcher: Launcher, searcher: Searcher | None, view: View) -> None:
         self.folder, self.ledger, self.launcher, self.searcher, self.view = folder, ledger, launcher, searcher, view
-        self._running: dict[str, Arm] = {}
-        self._foreign: dict[int, Arm] = {}  # of an earlier process of the sweep, by their process
+        self.jobs = Jobs(folder, ledger)
+        self._waiting: list[Arm] = []
+        self._running: dict[str, Work] = {}
+        self._foreign: dict[int, list[Arm]] = {}  # of an earlier process of the sweep, by their process
+        self._configs: dict[int, dict[str, Any]] = {}
         self._began: dict[int, float] = {}
         self._offsets: dict[int, int] = {}
-        self._steps: dict[int, int] = {}
         self._reported: dict[int, int] = {}
         self._hopeless: dict[int, str] = {}
         self._spent = self._stopping = False
@@ -70,16 +69,16 @@ class Sweep:
         self._recover()
         for arm in self.ledger.with_status("done", "failed", "pruned"):  # a kill may have come before the telling
             self._tell(arm)
-        waiting = [arm for arm in self.ledger.arms if arm.status in ("queued", "preempted")]
+        self._waiting = [arm for arm in self.ledger.arms if arm.status in ("queued", "preempted")]
         self.ledger.write(self.folder)
         try:
             while True:
                 self._collect()
-                self._start_more(waiting)
+                self._start_more()
                 if not (self._running or self._foreign):
                     break
                 self._report()
-                self.view.show()
+                self.view.show(jobs=len(self._running))
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except (Preempted, KeyboardInterrupt):
             self._stop()
@@ -87,47 +86,44 @@ class Sweep:
         finally:
             self.launcher.close()
 
-    def path(self, arm: Arm) -> Path:
-        """The folder of an arm's run."""
-        return self.folder / arm.folder
-
     # --- what an earlier process has left -------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Settles the arms that the ledger has as running: some still do, some have ended meanwhile."""
         for arm in self.ledger.with_status("running"):
-            pid = holder(self.path(arm)) if self.path(arm).is_dir() else None
+            pid = holder(self.jobs.path(arm)) if self.jobs.path(arm).is_dir() else None
             if pid is not None:
                 self.view.say(f"{arm.name}, seed {arm.seed}: still stopping (process {pid})")
-                self._foreign[pid] = arm
+                self._foreign.setdefault(pid, []).append(arm)
             else:
                 self._settle(arm)
 
     def _settle(self, arm: Arm) -> None:
         """Writes down an arm whose process has ended unseen."""
-        if has_finished(self.path(arm)):
+        if has_finished(self.jobs.path(arm)):
             self._end(arm, "done", None)
         else:
             arm.status, arm.reason = "queued", None
 
     # --- starting -------------------------------------------------------------------------------------------------
 
-    def _start_more(self, waiting: list[Arm]) -> None:
+    def _start_more(self) -> None:
         while len(self._running) + len(self._foreign) < self.launcher.slots:
-            arm = waiting.pop(0) if waiting else self._ask()
+            arm = self._waiting.pop(0) if self._waiting else self._ask()
             if arm is None:
                 return
             try:
-                cfg = settled(self.ledger, arm, self.path(arm))
+                arms = [arm, *self._partners(arm)]
             except ConfigError as error:  # of a search's; a grid's were checked before the first
                 self._end(arm, "failed", str(error))
                 continue
-            self._spent = not self._within_budget(arm, cfg["trainer"]["max_steps"])
+            arms = self._within_budget(arms)
+            if arms:
+                self._start(arms)
             if self._spent:
-                waiting.clear()
+                self._waiting.clear()
                 self.view.say("the budget is spent: no further arm is started")
                 return
-            self._start(arm, cfg)
 
     def _ask(self) -> Arm | None:
         arm = self.searcher.ask() if self.searcher and not self._spent else None
@@ -135,58 +131,60 @@ class Sweep:
             self.ledger.arms.append(arm)
         return arm
 
-    def _within_budget(self, arm: Arm, steps: int) -> bool:
-        """Whether an arm may be started: its steps count in full beforehand, and those of the arms that run."""
-        budget, now = self.ledger.sweep, time.time()
-        seconds = sum(a.seconds for a in self.ledger.arms) + sum(now - began for began in self._began.values())
-        if budget["max_hours"] is not None and seconds >= budget["max_hours"] * 3600:
-            return False
-        if budget["max_steps"] is None:
-            return True
-        ended = [a for a in self.ledger.arms if a is not arm and a.number not in self._began]
-        ahead = steps + sum(self._steps[number] for number in self._began)
-        return sum(step_of(self.path(a)) for a in ended) + ahead <= budget["max_steps"]
+    def _config(self, arm: Arm) -> dict[str, Any]:
+        if arm.number not in self._configs:
+            self._configs[arm.number] = settled(self.ledger, arm, self.jobs.path(arm))
+        return self._configs[arm.number]
 
-    def _start(self, arm: Arm, cfg: dict[str, Any]) -> None:
-        path, log = self.path(arm), self._log(arm)
-        if has_finished(path):
+    def _partners(self, arm: Arm) -> list[Arm]:
+        """Arms that are to share the process of one, taken from those that wait."""
+        cfg = self._config(arm)
+        if self.ledger.sweep["shared_pass"] is False:
+            return []
+        partners = self.jobs.partners(cfg, [(other, self._config(other)) for other in self._waiting])
+        for partner in partners:
+            self._waiting.remove(partner)
+        return partners
+
+    def _within_budget(self, arms: list[Arm]) -> list[Arm]:
+        now = time.time()
+        seconds = sum((now - self._began[arm.number]) / w.size for w in self._running.values() for arm in w.arms)
+        allowed = affordable(
+            self.ledger.sweep, arms, begun=self.ledger.arms, running=self._began, seconds_running=seconds,
+            steps=self._steps, path=self.jobs.path,
+        )  # fmt: skip
+        self._spent = len(allowed) < len(arms)
+        return allowed
+
+    def _steps(self, arm: Arm) -> int:
+        return self._config(arm)["trainer"]["max_steps"]
+
+    def _start(self, arms: list[Arm]) -> None:
+        for arm in [arm for arm in arms if has_finished(self.jobs.path(arm))]:
             self._end(arm, "done", None)
+            arms.remove(arm)
+        if not arms:
             return
-        self._offsets[arm.number] = log.stat().st_size if log.is_file() else 0
-        self._steps[arm.number] = cfg["trainer"]["max_steps"]
-        arm.status, arm.reason, arm.exit_code = "running", None, None
-        arm.attempts += 1
-        arm.started = arm.started or time.time()
+        for arm in arms:
+            log = self.jobs.log(arm)
+            self._offsets[arm.number] = log.stat().st_size if log.is_file() else 0
+            arm.status, arm.reason, arm.exit_code = "running", None, None
+            arm.attempts += 1
+            arm.started = arm.started or time.time()
+            self._began[arm.number] = time.time()
         self.ledger.write(self.folder)
-        self._began[arm.number] = time.time()
-        self._running[path.name] = arm
-        self.launcher.start(Job(path.name, self._command(arm, cfg), log, {}, again=(*_DISTILLKIT, "resume", str(path))))
-
-    def _command(self, arm: Arm, cfg: dict[str, Any]) -> tuple[str, ...]:
-        path = self.path(arm)
-        if has_begun(path):
-            return (*_DISTILLKIT, "resume", str(path))
-        shutil.rmtree(path, ignore_errors=True)  # of a process that ended before it was a run
-        words = arm_words(self.ledger, arm, path)
-        if self.ledger.sweep["share_cache"] and cfg["teacher"]["_target_"] and not cfg["teacher"]["cache"]:
-            words.append(quoted("teacher.cache", str(self.folder / TEACHER_CACHE)))
-        for name, logger in cfg["logger"].items():  # W&B's
-            for key, value in (("group", self.ledger.name), ("name", path.name)):
-                if key in logger and logger[key] is None:
-                    words.append(quoted(f"logger.{name}.{key}", value))
-        where = ("--config-dir", self.ledger.config_dir) if self.ledger.config_dir else ()
-        return (*_DISTILLKIT, "train", *words, *where)
-
-    def _log(self, arm: Arm) -> Path:
-        return self.path(arm).with_name(f"{self.path(arm).name}.log")
+        work = self.jobs.make(arms, [self._config(arm) for arm in arms])
+        self._running[work.job.key] = work
+        self.launcher.start(work.job)
 
     # --- while they run -------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         """Tells the searcher the new values of the metric, and stops the arms it finds hopeless."""
-        for key, arm in self._running.items() if self.searcher else ():
+        for key, work in self._running.items() if self.searcher else ():
             assert self.searcher is not None
-            for step, value in metric_rows(self.path(arm), self.ledger.sweep["metric"]):
+            (arm,) = work.arms  # a search shares no passes
+            for step, value in metric_rows(self.jobs.path(arm), self.ledger.sweep["metric"]):
                 if step <= self._reported.get(arm.number, -1) or arm.number in self._hopeless:
                     continue
                 self._reported[arm.number] = step
@@ -197,32 +195,47 @@ class Sweep:
     # --- their ends -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
+        for work in self._running.values():
+            self._settle_told(work)
         for key, code in self.launcher.ended().items():
-            arm = self._running.pop(key)
-            arm.exit_code = code
-            self._end(arm, *self._outcome(arm, code))
-        for pid, arm in list(self._foreign.items()):
-            if holder(self.path(arm)) != pid:
+            work = self._running.pop(key)
+            self._settle_told(work)
+            for arm in list(work.arms):
+                self._settle_code(work, arm, code)
+        for pid, arms in list(self._foreign.items()):
+            if holder(self.jobs.path(arms[0])) != pid:
                 del self._foreign[pid]
-                self._settle(arm)
-                if arm.status == "queued" and not self._stopping:
-                    self._start(arm, settled(self.ledger, arm, self.path(arm)))
+                for arm in arms:
+                    self._settle(arm)
+                self._waiting[:0] = [arm for arm in arms if arm.status == "queued" and not self._stopping]
+
+    def _settle_told(self, work: Work) -> None:
+        """Settles the arms of a job that have ended before it."""
+        codes = work.ended()
+        for arm in [arm for arm in work.arms if self.jobs.path(arm).name in codes]:
+            self._settle_code(work, arm, codes[self.jobs.path(arm).name])
+
+    def _settle_code(self, work: Work, arm: Arm, code: int) -> None:
+        work.arms.remove(arm)
+        arm.exit_code = code
+        self._end(arm, *self._outcome(arm, code), parts=work.size)
 
     def _outcome(self, arm: Arm, code: int) -> tuple[Status, str | None]:
-        path = self.path(arm)
+        path = self.jobs.path(arm)
         if code == 0 and has_finished(path):
             return "done", None
         if arm.number in self._hopeless:
             return "pruned", self._hopeless[arm.number]
         if code == PREEMPTED or (self._stopping and code == -signal.SIGTERM):  # -15: it had not come to its first step
             return "preempted", f"stopped at step {step_of(path)}"
-        return "failed", reason_of(code, self._log(arm), self._offsets[arm.number])
+        return "failed", reason_of(code, self.jobs.log(arm), self._offsets[arm.number])
 
-    def _end(self, arm: Arm, status: Status, reason: str | None) -> None:
+    def _end(self, arm: Arm, status: Status, reason: str | None, parts: int = 1) -> None:
+        """Writes down how an arm ended, and its part of its process's time."""
         began = self._began.pop(arm.number, None)
         arm.status, arm.reason = status, reason
         if began is not None:
-            arm.seconds += time.time() - began
+            arm.seconds += (time.time() - began) / parts
             arm.ended = time.time()
         self.ledger.write(self.folder)
         if status in ("done", "failed", "pruned"):
@@ -231,14 +244,15 @@ class Sweep:
 
     def _tell(self, arm: Arm) -> None:
         if self.searcher is not None:
-            value = last_value(self.path(arm), self.ledger.sweep["metric"])
+            value = last_value(self.jobs.path(arm), self.ledger.sweep["metric"])
             self.searcher.tell(arm, None if arm.status == "failed" else value)
 
     def _stop(self) -> None:
         """Stops what runs, and writes down that it was saved."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._stopping = True
-        self.view.say(f"stopping {len(self._running)} arms, which save themselves first")
+        arms = sum(len(work.arms) for work in self._running.values())
+        self.view.say(f"stopping {arms} arms, which save themselves first")
         self.launcher.close()
         self._collect()
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from distillkit.errors import Preempted
+from distillkit.launching import Stop
 from distillkit.machine import memory_used
 from distillkit.phases import phase
 from distillkit.progress import activity, duration, wants_lines
@@ -37,6 +38,7 @@ class Checkpointer(pl.Callback):
         keep_last: how many of the newest to keep; the best is kept besides.
         monitor: held-out metric, lower is better.
         on_event: called with ("checkpoint", step=..., ...) after each write.
+        stop: asks to stop as well, where the signals are not this run's alone; None: the signals do.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Checkpointer(pl.Callback):
         keep_last: int = 2,
         monitor: str = "valid/loss",
         on_event: Callable[..., None] = lambda *args, **kwargs: None,
+        stop: Stop | None = None,
     ) -> None:
+        self.stop = stop or Stop()
         self.folder, self.every_n_steps, self.keep_last = Path(folder), every_n_steps, keep_last
         self.monitor, self.on_event = monitor, on_event
         self.best: dict[str, float] | None = None
-        self._due = self._asked_to_stop = self._stopping = False
+        self._due = self._stopping = False
         self._saved_step = 0
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -72,9 +76,9 @@ class Checkpointer(pl.Callback):
                 self._handlers[number] = signal.signal(number, self._ask_to_stop)
 
     def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self._asked_to_stop and number == signal.SIGINT:  # the second Ctrl-C means now
+        if self.stop.asked and number == signal.SIGINT:  # the second Ctrl-C means now
             raise KeyboardInterrupt
-        self._asked_to_stop = True
+        self.stop.asked = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""
@@ -88,7 +92,7 @@ class Checkpointer(pl.Callback):
         """Notes whether this optimizer step is to be saved."""
         if batch.micro == trainer.accumulate_grad_batches - 1:
             # ranks stop together: one may have been asked a step earlier than another
-            self._stopping = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
+            self._stopping = trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False)
             step = trainer.global_step
             self._due = self._stopping or step % self.every_n_steps == 0 or step == trainer.max_steps
 
