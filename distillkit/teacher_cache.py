@@ -11,6 +11,7 @@ micro-batches, the software and the device as well. Rows beyond `cache_max_gb` a
 from __future__ import annotations
 
 import platform
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -57,6 +58,7 @@ class CachedTeacher:
         self.model, self.hidden_size = teacher.model, teacher.hidden_size
         self.keys = {name: store.key for name, store in stores.items()}
         self.rows_read = self.rows_computed = 0
+        self._seconds = {"all": 0.0, "computing": 0.0}
         self._teacher, self._dtype = teacher, dtype
         self._token_bytes = bytes_per_token(teacher.hidden_size, dtype)
         self.room = Room.of(homes, self._token_bytes, max_gb)
@@ -111,16 +113,23 @@ class CachedTeacher:
         return self.rows_read, self.rows_computed
 
     def facts(self) -> dict[str, Any]:
-        """How many rows were read, computed and found damaged so far."""
-        rows = self.rows_read + self.rows_computed
+        """How many rows were read, computed and found damaged so far, and how long that took.
+
+        Returns:
+            rows_read, rows_computed, rows_damaged, read_share, seconds_reading and seconds_computing (None on a GPU,
+            which has only been told what to do by then).
+        """
+        rows, known = self.rows_read + self.rows_computed, self.model.device.type != "cuda"
+        computing = self._seconds["computing"]
         return {
+            "seconds_reading": round(self._seconds["all"] - computing, 3) if known else None,
+            "seconds_computing": round(computing, 3) if known else None,
             "rows_read": self.rows_read,
             "rows_computed": self.rows_computed,
             "rows_damaged": sum(split.store.damaged for split in self._splits.values()),
             "read_share": round(self.rows_read / rows, 4) if rows else 0.0,
         }
 
-    @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states of the attended tokens, rounded to the cache's dtype.
 
@@ -130,6 +139,13 @@ class CachedTeacher:
         Returns:
             [N, H] in the order of the batch's layout, in the dtype of the teacher's weights.
         """
+        began = time.perf_counter()
+        with torch.no_grad():
+            states = self._hidden(batch)
+        self._seconds["all"] += time.perf_counter() - began
+        return states
+
+    def _hidden(self, batch: Batch) -> Tensor:
         split = self._splits.get(VALID if batch.step < 0 else TRAIN)
         if split is None or batch.sequences is None:
             return self._restored(self._computed(batch))
@@ -189,7 +205,10 @@ class CachedTeacher:
             )
 
     def _computed(self, batch: Batch) -> Tensor:
-        return to_bytes(self._teacher.hidden(batch), self._dtype)
+        began = time.perf_counter()
+        states = self._teacher.hidden(batch)
+        self._seconds["computing"] += time.perf_counter() - began
+        return to_bytes(states, self._dtype)
 
     def _restored(self, stored: Tensor) -> Tensor:
         return from_bytes(stored, self._dtype, self.model.dtype)

@@ -27,7 +27,9 @@ class Reading(NamedTuple):
         config: the run's.
         overrides: train's, as typed.
         curves: of `read_curves`.
-        teacher_rows: (read from the teacher's cache, computed), None without a cache.
+        teacher_rows: of the teacher's cache: had (read), computed, seconds_reading, seconds_computing (None where not
+            known); None without a cache.
+        teacher_passes: of a pass shared in one process, the same.
         step, steps: reached, and aimed at where known.
         figures: HELD_OUT, and TASK + name for scores on tasks; empty unless the arm is done.
         text: what its evaluation read; None unless it is done.
@@ -37,7 +39,8 @@ class Reading(NamedTuple):
     config: Mapping[str, Any] = {}
     overrides: Sequence[str] = ()
     curves: Mapping[str, Sequence[Sequence[float]]] = {}
-    teacher_rows: tuple[int, int] | None = None
+    teacher_rows: Mapping[str, Any] | None = None
+    teacher_passes: Mapping[str, Any] | None = None
     step: int | None = None
     steps: int | None = None
     figures: Mapping[str, float] = {}
@@ -55,10 +58,11 @@ def read_arm(folder: Path, arm: Arm) -> Reading:
     if not (place / CONFIG).is_file():
         return Reading()
     try:
-        run, status = RunFolder(place, new=False, held=False), read_status(str(place))
+        run, status, events = RunFolder(place, new=False, held=False), read_status(str(place)), read_events(place)
         done = arm.status == "done"
         return Reading(
-            True, run.config, run.overrides, read_curves(place / METRICS), _teacher_rows(read_events(place)),
+            True, run.config, run.overrides, read_curves(place / METRICS),
+            _had(events, "teacher_cache", "rows_read"), _had(events, "shared_pass", "passes_taken"),
             status["step"], status["steps"], _figures(run) if done else {}, held_out_text(run) if done else None,
         )  # fmt: skip
     except FileNotFoundError:
@@ -85,10 +89,13 @@ def _figures(run: RunFolder) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def _teacher_rows(events: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    """Over all sessions that told."""
-    told = [event for event in events if event["event"] == "teacher_cache"]
+def _had(events: Sequence[Mapping[str, Any]], name: str, had: str) -> Mapping[str, Any] | None:
+    """What a run had of its teacher without computing it, over all sessions that told."""
+    told = [event for event in events if event["event"] == name]
     if not told:
         return None
-    read, computed = (sum(event[key] for event in told) for key in ("rows_read", "rows_computed"))
-    return read, computed
+    fields = {"had": had, "computed": had.partition("_")[0] + "_computed"}
+    seconds = ["seconds_computing"] if name == "shared_pass" else ["seconds_computing", "seconds_reading"]
+    fields |= {field: field for field in seconds}
+    sums = {key: [event.get(field) for event in told] for key, field in fields.items()}
+    return {"seconds_reading": 0.0} | {key: None if None in values else sum(values) for key, values in sums.items()}

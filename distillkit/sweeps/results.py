@@ -37,10 +37,11 @@ def gather(folder: Path) -> Facts:
 
     Returns:
         version, date, machine, name, method, vary, seeds, launcher, command, baseline, counts (arms by status), seconds
-        (of all arms' processes), elapsed (from the first start to the last end), teacher_rows (of arms with a cache:
-        read, computed, arms), comparable (whether all arms were measured on one text), arms, groups (by name), metrics
-        (figure -> whether less is better), best (figure -> names), varied (key -> values), effects (key -> figure ->
-        `main_effect`), interactions, curves (`mean_curves`), search (of random and TPE), paper (of loss_weights).
+        (of all arms' processes), elapsed (from the first start to the last end), teacher_rows (of arms with a cache) and
+        teacher_passes (of arms that shared a process): had, computed, arms, seconds_saved; comparable (whether all arms
+        were measured on one text), arms, groups (by name), metrics (figure -> whether less is better), best (figure ->
+        names), varied (key -> values), effects (key -> figure -> `main_effect`), interactions, curves (`mean_curves`),
+        search (of random and TPE), paper (of loss_weights).
 
     Raises:
         FileNotFoundError: no sweep was begun there.
@@ -57,7 +58,8 @@ def gather(folder: Path) -> Facts:
         "launcher": ledger.launcher["_target_"].rpartition(".")[2],
         "command": shlex.join(shown_words(ledger.command, paths=True)), "baseline": ledger.baseline,
         "counts": dict(Counter(arm.status for arm in ledger.arms)), **_times(ledger.arms),
-        "teacher_rows": _teacher_rows(readings.values()), "comparable": comparable,
+        "teacher_rows": _had(reading.teacher_rows for reading in readings.values()),
+        "teacher_passes": _had(reading.teacher_passes for reading in readings.values()), "comparable": comparable,
         "arms": [_arm(ledger, arm, readings[arm.number]) for arm in ledger.arms], "groups": groups,
         "metrics": figures, "best": {n: _best(groups, n, less) for n, less in figures.items()} if comparable else {},
         **_effects(_values(ledger, readings), groups if comparable and not search else {}, figures),
@@ -95,11 +97,17 @@ def _times(arms: Sequence[Arm]) -> Facts:
     return {"seconds": sum(arm.seconds for arm in arms), "elapsed": elapsed}
 
 
-def _teacher_rows(readings: Iterable[Reading]) -> Facts | None:
-    told = [reading.teacher_rows for reading in readings if reading.teacher_rows is not None]
+def _had(readings: Iterable[Mapping[str, Any] | None]) -> Facts | None:
+    """What arms had of their teacher without computing it; seconds_saved: as if that took what it took the others."""
+    told = [one for one in readings if one is not None]
     if not told:
         return None
-    return {"read": sum(read for read, _ in told), "computed": sum(rows for _, rows in told), "arms": len(told)}
+    had, computed = (sum(one[key] for one in told) for key in ("had", "computed"))
+    reading, computing = ([one[f"seconds_{key}"] for one in told] for key in ("reading", "computing"))
+    saved = None
+    if computed and None not in reading + computing:
+        saved = max(0.0, had * sum(computing) / computed - sum(reading))
+    return {"had": had, "computed": computed, "arms": len(told), "seconds_saved": saved}
 
 
 # --- arms of one name --------------------------------------------------------------------------------------------

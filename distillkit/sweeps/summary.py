@@ -88,14 +88,19 @@ def beside_paper(facts: Mapping[str, Any]) -> list[str]:
 
 
 def savings(facts: Mapping[str, Any]) -> str:
-    """What the teacher's cache saved, in a sentence."""
-    rows = facts["teacher_rows"]
-    if rows is None:
-        return "nothing: no run had a teacher cache (sweep.share_cache=true, or teacher.cache=DIR)"
-    total = rows["read"] + rows["computed"]
-    share = f", {rows['read'] / total:.0%}" if total else ""
-    return f"the teacher's pass of {rows['read']:,} of {total:,} rows{share}, read from its cache by" \
-           f" {counted(rows['arms'], 'run')}"  # fmt: skip
+    """What arms had of their teacher without computing it, in a sentence."""
+    said = []
+    for name, noun, where in (("teacher_rows", "row", "from its cache"), ("teacher_passes", "pass", "in one process")):
+        if (found := facts[name]) is None:
+            continue
+        total = found["had"] + found["computed"]
+        share = f" ({found['had'] / total:.0%})" if total else ""
+        time = "" if found["seconds_saved"] is None else f", about {duration(found['seconds_saved'])} of computing"
+        plural = f"{noun}es" if noun == "pass" else f"{noun}s"
+        said.append(f"the teacher's states of {found['had']:,} of {total:,} {plural}{share}{time}, had {where} by"
+                    f" {counted(found['arms'], 'run')}")  # fmt: skip
+    nothing = "nothing but the prepared text: no run had a teacher cache (sweep.share_cache=true) or a shared pass"
+    return "; ".join(said) or f"{nothing} (sweep.shared_pass=true)"
 
 
 def time_text(facts: Mapping[str, Any]) -> str:

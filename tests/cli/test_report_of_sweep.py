@@ -30,7 +30,7 @@ def test_report_shows_the_sweep_when_its_runs_were_trained(call: Call, inputs: I
     assert facts == json.loads((sweep / "sweep_results.json").read_text())
     told = json.loads((sweep / made.arms[1].folder / "evaluation.json").read_text())["student"]
     assert facts["arms"][1]["figures"] == {name: told[name] for name in HELD_OUT}
-    assert facts["varied"]["loss.alpha"] == [0, 5.0] and facts["teacher_rows"]["read"] > 0
+    assert facts["varied"]["loss.alpha"] == [0, 5.0] and facts["teacher_rows"]["had"] > 0
     assert [len(curve) for curve in facts["curves"]["valid/kl"].values()] == [2, 2]
     assert facts["arms"][1]["command"].startswith("distillkit train ") and "run.dir" not in facts["arms"][1]["command"]
     (page, shown) = (sweep / "sweep_report.html").read_text(), call("report", str(sweep), f"output={tmp_path / 'page'}")

@@ -59,6 +59,10 @@ WAYS = {
 }  # fmt: skip
 
 
+SHARED = "sweep.shared_pass=2"
+"""Arms in pairs, each pair a process."""
+
+
 def words(inputs: Inputs, *, steps: int, every: int = 2) -> list[str]:
     """Of a sweep of tiny runs."""
     recipe = Recipe(more=("run.evaluation_batches=1", "trainer.limit_val_batches=0"))
@@ -90,16 +94,20 @@ def with_faults(inputs: Inputs, place: Path, good: int, ways: list[str]) -> tupl
 
 
 @pytest.mark.parametrize(
-    ("good", "ways"),
+    ("good", "ways", "more"),
     [
-        pytest.param(1, ["kill", "value"], id="few", marks=[pytest.mark.slow, pytest.mark.ci]),
-        pytest.param(18, list(WAYS), id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        pytest.param(1, ["kill", "value"], [], id="few", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param(
+            2, ["exception", "infinite"], [SHARED], id="one-process", marks=[pytest.mark.slow, pytest.mark.ci]
+        ),
+        pytest.param(18, list(WAYS), [], id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_other_arms_are_done_and_only_the_failed_run_again_when_arms_fail(
-    good: int, ways: list[str], inputs: Inputs, start: Start, tmp_path: Path
+    good: int, ways: list[str], more: list[str], inputs: Inputs, start: Start, tmp_path: Path
 ) -> None:
     typed, environment = with_faults(inputs, tmp_path, good, ways)
+    typed += more
     first = start(*typed, environment=environment)
     assert first.wait(1500) == 5, first.stderr
     ledger = ledger_at(tmp_path / "sweep")
@@ -121,17 +129,18 @@ def test_other_arms_are_done_and_only_the_failed_run_again_when_arms_fail(
 
 
 @pytest.mark.parametrize(
-    ("alphas", "steps"),
+    ("alphas", "steps", "more"),
     [
-        pytest.param("0,1", 8, id="few", marks=[pytest.mark.slow, pytest.mark.ci]),
-        pytest.param("0,1,2,3,4,5", 20, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        pytest.param("0,1", 8, [], id="few", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param("1,2,3,4", 16, [SHARED], id="one-process", marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param("0,1,2,3,4,5", 20, [], id="many", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_sweep_loses_and_repeats_nothing_when_it_is_killed_and_started_again(
-    alphas: str, steps: int, inputs: Inputs, start: Start, say: Say, tmp_path: Path
+    alphas: str, steps: int, more: list[str], inputs: Inputs, start: Start, say: Say, tmp_path: Path
 ) -> None:
     place = tmp_path / "sweep"
-    typed = ["sweep", *words(inputs, steps=steps), f"loss.alpha={alphas}", f"run.dir={place}"]
+    typed = ["sweep", *words(inputs, steps=steps), f"loss.alpha={alphas}", f"run.dir={place}", *more]
     process = start(*typed)
     process.wait_until(lambda: any(Run(path).checkpoints() for path in place.glob("arms/*_seed_0")), seconds=400)
     process.kill()
