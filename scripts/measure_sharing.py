@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="rows of 128 tokens in a step")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/sharing.json"))
     args = parser.parse_args()
-    words = [f"{key}={args.steps}" for key in ("trainer.max_steps", "trainer.val_check_interval")]
-    words += [f"checkpoint.every_n_steps={args.steps}", f"data.batch_size={args.batch_size}", "trainer.limit_val_batches=2", "run.evaluation_batches=4",
-              "run.report=false"]  # fmt: skip
+    steps = ("trainer.max_steps", "trainer.val_check_interval", "checkpoint.every_n_steps")
+    words = [f"{key}={args.steps}" for key in steps] + [f"data.batch_size={args.batch_size}"]
+    words += ["trainer.limit_val_batches=2", "run.evaluation_batches=4", "run.report=false"]
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
         for way, more in WAYS.items():

@@ -97,5 +97,8 @@ def _had(events: Sequence[Mapping[str, Any]], name: str, had: str) -> Mapping[st
     fields = {"had": had, "computed": had.partition("_")[0] + "_computed"}
     seconds = ["seconds_computing"] if name == "shared_pass" else ["seconds_computing", "seconds_reading"]
     fields |= {field: field for field in seconds}
-    sums = {key: [event.get(field) for event in told] for key, field in fields.items()}
-    return {"seconds_reading": 0.0} | {key: None if None in values else sum(values) for key, values in sums.items()}
+    found: dict[str, Any] = {"seconds_reading": 0.0}
+    for key, field in fields.items():
+        values = [event.get(field) for event in told]
+        found[key] = None if None in values else sum(values)
+    return found

@@ -21,7 +21,7 @@ LAYERS = (
     {"comparison", "hashing", "inspection", "probe", "publishing", "sweeps"},
     {"config", "run", "validation"},
     {"building", "report", "status"},
-    {"teacher_cache"},
+    {"shared_teacher", "teacher_cache"},
     {"cached_rows", "card", "evaluation", "tracking", "training"},
     {"data", "export", "objective", "students", "teachers"},
     {"chunks", "demo_teacher", "encoding", "flops", "meters", "redaction", "rowstore", "rundir", "sharing"},
