@@ -39,9 +39,9 @@ def gather(folder: Path) -> Facts:
         version, date, machine, name, method, vary, seeds, launcher, command, baseline, counts (arms by status), seconds
         (of all arms' processes), elapsed (from the first start to the last end), teacher_rows (of arms with a cache)
         and teacher_passes (of arms that shared a process): had, computed, arms, seconds_saved; comparable (whether all
-        arms were measured on one text), arms, groups (by name), metrics (figure -> whether less is better), best (figure ->
-        names), varied (key -> values), effects (key -> figure -> `main_effect`), interactions, curves (`mean_curves`),
-        search (of random and TPE), paper (of loss_weights).
+        arms were measured on one text), arms, groups (by name), metrics (figure -> whether less is better), best
+        (figure -> names), varied (key -> values), effects (key -> figure -> `main_effect`), interactions, curves
+        (`mean_curves`), search (of random and TPE), paper (of loss_weights).
 
     Raises:
         FileNotFoundError: no sweep was begun there.
