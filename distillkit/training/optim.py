@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -29,6 +31,39 @@ def decay_groups(*modules: nn.Module) -> list[dict[str, Any]]:
         {"params": [p for p in trainable if p.dim() > 1]},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
     ]
+
+
+def lamb(
+    groups: list[dict[str, Any]], *, lr: float, betas: Sequence[float], eps: float, weight_decay: float
+) -> Optimizer:
+    """LAMB as ALBERT's own code computes it: w -= lr * |w| / |u| * u, where u = m / (sqrt(v) + eps) + weight_decay * w.
+
+    m and v are running means of gradient and squared gradient, without bias correction. |w| / |u|, one number a weight
+    tensor, is the trust ratio; it is 1 where either norm is 0.
+
+    Args:
+        groups: of parameters; one whose own weight_decay is 0 (`decay_groups`) takes no trust ratio either.
+        lr: of all groups.
+        betas: decay of the two running means.
+        eps: added to the denominator; the library adds it to |u| as well, which changes nothing that can be measured.
+        weight_decay: of the other groups.
+
+    Returns:
+        An optimizer whose state is plain tensors and numbers.
+
+    Source: You et al. 2020 (arXiv 1904.00962), algorithm 2; lamb_optimizer.py of google-research/albert, which excludes
+    LayerNorm and bias from decay and trust ratio.
+    """
+    from pytorch_optimizer import Lamb  # late: it takes seconds, and most runs do without
+
+    own = [group | {"adam": group.get("weight_decay") == 0.0} for group in groups]
+    optimizer = Lamb(
+        own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay,
+        weight_decouple=False,  # decay is part of u, and so of the trust ratio
+        adam_debias=True,  # or else it divides the step by 1 - beta1^t, ten times too long a first step
+    )  # fmt: skip
+    optimizer.clamp = math.inf  # its own bound is |w| <= 10; ALBERT's embeddings begin at 39
+    return optimizer
 
 
 def schedule(optimizer: Optimizer, *, name: str, warmup_steps: float, total_steps: int) -> LRScheduler:
