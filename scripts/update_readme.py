@@ -1,8 +1,10 @@
 """Puts the figures of docs/figures/*.json into the README, between its markers.
 
     python scripts/update_readme.py [--demo runs/demo] [--comparison runs/compare] [--benchmark runs/benchmark]
+        [--ablation runs/demo_distilbert/sweeps/loss_weights]
 
-First records the report of a demo, the results of a comparison or of a benchmark in docs/figures/ where they are named.
+First records the report of a demo, or the results of a comparison, a benchmark or a sweep, in docs/figures/ where they
+are named.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from distillkit.comparison.tables import score_table
 from distillkit.progress import duration
+from distillkit.sweeps.tables import arm_table, difference_table, figure_name
 
 ROOT = Path(__file__).resolve().parents[1]
 README, FIGURES = ROOT / "README.md", ROOT / "docs" / "figures"
@@ -80,6 +83,19 @@ def record_benchmark(folder: Path) -> None:
         shutil.copy(picture, FIGURES / picture.name.replace(_shown(facts), "benchmark"))
 
 
+def record_ablation(sweep: Path) -> None:
+    """Copies what the README shows of a sweep over the terms of the loss: its numbers without curves and folders.
+
+    Args:
+        sweep: the sweep's folder, with its report.
+    """
+    facts = json.loads((sweep / "sweep_results.json").read_text())
+    del facts["curves"]
+    for arm in facts["arms"]:
+        del arm["command"]
+    (FIGURES / "ablation.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def _shown(facts: Mapping[str, Any]) -> str:
     """The name of the picture that the README shows: of the largest shape, with random lengths."""
     return f"benchmark_{'base' if 'base' in facts['step'] else next(iter(facts['step']))}_random_dropout_01"
@@ -130,6 +146,24 @@ def comparison_table(facts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"({how})"])
 
 
+def ablation_table(facts: Mapping[str, Any]) -> str:
+    """The arms of a sweep, one a row, with their differences from the baseline, as Markdown; and how they were made."""
+    arms, differences = arm_table(facts), difference_table(facts)
+    assert differences is not None
+    main, changes = next(iter(facts["metrics"])), dict(differences.rows)
+    head = [*arms.head[1:], f"{figure_name(main)} against {facts['baseline']}"]
+    lines = [f"| arm | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
+    for name, cells in arms.rows:
+        lines.append(f"| {name} | {' | '.join([*cells[1:], changes[name][0] if name in changes else '-'])} |")
+    steps = max(arm["step"] for arm in facts["arms"])
+    seeds = ", ".join(map(str, facts["seeds"]))
+    how = (
+        f"{steps} steps an arm; mean ± standard deviation over seeds {seeds}; in brackets the 95% confidence interval of"
+        f" the difference, paired by seed. `{facts['command']}`"
+    )
+    return "\n".join([*lines, "", f"({how})"])
+
+
 def demo_table(demo: Mapping[str, Any]) -> str:
     """The models of a report's facts, one a row, as Markdown; and how long the runs took."""
     lines = [f"| | {' | '.join(label for label, _ in COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}"]
@@ -163,7 +197,8 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 TABLES = {
-    "demo": demo_table, "control": control_table, "comparison": comparison_table, "benchmark": benchmark_table
+    "demo": demo_table, "control": control_table, "ablation": ablation_table, "comparison": comparison_table,
+    "benchmark": benchmark_table,
 }  # fmt: skip
 
 
@@ -184,6 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("--demo", type=Path)
     parser.add_argument("--comparison", type=Path)
     parser.add_argument("--benchmark", type=Path)
+    parser.add_argument("--ablation", type=Path)
     given = parser.parse_args()
     if given.demo:
         record_demo(given.demo)
@@ -191,4 +227,6 @@ if __name__ == "__main__":
         record_comparison(given.comparison)
     if given.benchmark:
         record_benchmark(given.benchmark)
+    if given.ablation:
+        record_ablation(given.ablation)
     README.write_text(filled(README.read_text()))
