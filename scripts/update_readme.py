@@ -158,8 +158,8 @@ def ablation_table(facts: Mapping[str, Any]) -> str:
     steps = max(arm["step"] for arm in facts["arms"])
     seeds = ", ".join(map(str, facts["seeds"]))
     how = (
-        f"{steps} steps an arm; mean ± standard deviation over seeds {seeds}; in brackets the 95% confidence interval of"
-        f" the difference, paired by seed. `{facts['command']}`"
+        f"{steps} steps an arm; mean ± standard deviation over seeds {seeds}; in brackets the 95% confidence interval"
+        f" of the difference, paired by seed. `{facts['command']}`"
     )
     return "\n".join([*lines, "", f"({how})"])
 
