@@ -69,7 +69,8 @@ def write_run(
         config[group][name] = value
     events = [{"time": 1.0, "event": "start", "step": 0, "steps": 40}]
     if rows is not None:
-        events.append({"time": 2.0, "event": "teacher_cache", "rows_read": rows[0], "rows_computed": rows[1]})
+        seconds = {"seconds_reading": 0.01 * rows[0], "seconds_computing": 0.1 * rows[1]}
+        events.append({"time": 2.0, "event": "teacher_cache", "rows_read": rows[0], "rows_computed": rows[1]} | seconds)
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     lines = [f"{10 * (place + 1)},{value!r}\n" for place, value in enumerate(curve)]
     (folder / "metrics.csv").write_text("step,valid/mlm_loss\n" + "".join(lines))

@@ -23,7 +23,7 @@ from distillkit.sweeps.sweep import run_sweep
 BEGIN = 'mkdir -p "$RUN"; echo run > "$RUN/config.yaml"; '
 FINISH = 'echo \'{"time": 1, "event": "finish", "step": 5}\' > "$RUN/events.jsonl"; '
 CHECKPOINT = 'printf "step,x\\n150,1\\n" > "$RUN/metrics.csv"; '
-LIMITS = {"max_hours": None, "max_steps": None, "share_cache": False, "metric": "valid/mlm_loss"}
+LIMITS = {"max_hours": None, "max_steps": None, "share_cache": False, "shared_pass": False, "metric": "valid/mlm_loss"}
 
 
 class ShellLauncher(LocalLauncher):
@@ -200,7 +200,7 @@ def test_view_shows_the_arms_that_run_when_on_a_terminal(
             (folder / "metrics.csv").write_text(f"step,valid/mlm_loss\n5,{text}\n")
     ledger.arms[0].seconds = 60
     with View(tmp_path, ledger) as view:
-        view.show()
+        view.show(jobs=1)
     shown = " ".join(capsys.readouterr().err.split())  # wrapped at the terminal's width
     assert "second, seed 0" in shown and "5/9" in shown and "3.0000" in shown
     assert "1 done, 1 running, 1 queued; best so far: first, seed 0 (4.0000); about 2 min 0 s left" in shown
