@@ -34,7 +34,7 @@ class Fickle:
     """A teacher whose states of a row depend on the whole micro-batch: what rounding does in the last bits."""
 
     def __init__(self) -> None:
-        self.model, self.hidden_size = SimpleNamespace(dtype=torch.float32), WIDTH
+        self.model, self.hidden_size = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu")), WIDTH
         self.rows = self.calls = 0
 
     def to(self, device: torch.device) -> Fickle:
