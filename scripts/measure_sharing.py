@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -49,7 +48,7 @@ def main() -> None:
             print(f"{way}: {seconds[way]:.0f} s, {seconds['apart'] / seconds[way]:.2f} x", flush=True)
     facts: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"), "machine": machine(), "arms": 6, "steps": args.steps,
-        "batch_size": args.batch_size, "threads": os.environ.get("OMP_NUM_THREADS"),
+        "batch_size": args.batch_size,
         "seconds": {way: round(value, 1) for way, value in seconds.items()},
         "ratio": {way: round(seconds["apart"] / value, 3) for way, value in seconds.items()},
     }  # fmt: skip

@@ -11,7 +11,7 @@ from distillkit.sweeps.outcomes import step_of
 
 
 def affordable(
-    limits: Mapping[str, Any], arms: Sequence[Arm], *, begun: Collection[Arm], running: Collection[int],
+    limits: Mapping[str, Any], arms: Sequence[Arm], *, every: Collection[Arm], running: Collection[int],
     seconds_running: float, steps: Callable[[Arm], int], path: Callable[[Arm], Path],
 ) -> list[Arm]:  # fmt: skip
     """The first of some arms that may be started: steps count in full beforehand, those of arms that run as well.
@@ -19,20 +19,20 @@ def affordable(
     Args:
         limits: max_hours and max_steps, None where there is none.
         arms: that are to start together.
-        begun: all arms of the sweep.
+        every: all arms of the sweep.
         running: numbers of those that run.
         seconds_running: they have taken so far.
         steps: that an arm takes to its end.
         path: of an arm's run.
     """
     if limits["max_hours"] is not None:
-        seconds = sum(arm.seconds for arm in begun) + seconds_running
+        seconds = sum(arm.seconds for arm in every) + seconds_running
         if seconds >= limits["max_hours"] * 3600:
             return []
     if limits["max_steps"] is None:
         return list(arms)
     new = {arm.number for arm in arms}
-    spent = sum(steps(arm) if arm.number in running else step_of(path(arm)) for arm in begun if arm.number not in new)
+    spent = sum(steps(arm) if arm.number in running else step_of(path(arm)) for arm in every if arm.number not in new)
     allowed = list(arms)
     while allowed and spent + sum(map(steps, allowed)) > limits["max_steps"]:
         allowed.pop()

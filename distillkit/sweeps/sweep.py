@@ -150,7 +150,7 @@ class Sweep:
         now = time.time()
         seconds = sum((now - self._began[arm.number]) / w.size for w in self._running.values() for arm in w.arms)
         allowed = affordable(
-            self.ledger.sweep, arms, begun=self.ledger.arms, running=self._began, seconds_running=seconds,
+            self.ledger.sweep, arms, every=self.ledger.arms, running=self._began, seconds_running=seconds,
             steps=self._steps, path=self.jobs.path,
         )  # fmt: skip
         self._spent = len(allowed) < len(arms)
