@@ -68,15 +68,26 @@ def shown_commands(commands: Sequence[Sequence[str]], *, paths: bool) -> list[st
     ]
 
 
-def shown_words(words: Sequence[str], *, paths: bool) -> list[str]:
-    """A command's words without run.dir and those that hold a secret; `paths` as in `shown_commands`."""
-    return [word if paths else _shown_word(word) for word in words if not _left_out(word)]
+def shown_words(words: Sequence[str], *, paths: bool, folder: bool = False) -> list[str]:
+    """A command's words without those that hold a secret, and without run.dir.
+
+    Args:
+        words: as typed.
+        paths: as in `shown_commands`.
+        folder: keep run.dir: the command is to go on where it was.
+    """
+    kept = [
+        word
+        for word in words
+        if not _holds_secret(word) and (folder or word.lstrip("+").partition("=")[0] != "run.dir")
+    ]
+    return kept if paths else list(map(_shown_word, kept))
 
 
-def _left_out(word: str) -> bool:
+def _holds_secret(word: str) -> bool:
     key, _, value = word.partition("=")
     names = [*key.lstrip("+~").split("."), *_NAMED.findall(value)]
-    return key.lstrip("+") == "run.dir" or any(map(is_secret, names)) or _SIGNED_IN.search(value) is not None
+    return any(map(is_secret, names)) or _SIGNED_IN.search(value) is not None
 
 
 def _shown_word(word: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from distillkit.report.drawing import SIZE, Drawing, Look, Plan, Theme, draw_all, legend, looks, strips
+from distillkit.report.drawing import SIZE, Drawing, Look, Plan, Theme, draw_all, legend, looks, short, strips
 from distillkit.report.figures import HELD_OUT
 from distillkit.sweeps import search_figures
 from distillkit.sweeps.results import MAIN
@@ -21,6 +21,8 @@ NAMED = 8
 """Most arms that a figure of curves names; of more the baseline and the lowest, the others are faint."""
 _SHORT, _LONG = 16, 32
 """Characters of a name beside which there is room in a figure of the usual width, and at most."""
+_WIDE = 44
+"""Characters that have room below a figure of the usual width."""
 _TICKS = [1, 2, 2.5, 5, 10]
 
 
@@ -90,7 +92,13 @@ def _paint_effect(key: str, entries: Sequence[Mapping[str, Any]], axes: Axes, th
         axes.plot([place] * len(seeds), seeds, "_", color=color, alpha=0.6, markersize=9)
         axes.errorbar(place, entry["mean"], yerr=entry["sd"], fmt="o", color=color, capsize=3, lw=1.2)
     axes.plot(places, [entry["mean"] for entry in entries], color=color, lw=1, alpha=0.5)
-    axes.set_xticks(places, [value_text(entry["value"]) for entry in entries])
+    names = [short(value_text(entry["value"]), _LONG) for entry in entries]
+    upright = sum(map(len, names)) + len(names) > _WIDE
+    axes.set_xticks(places, names, rotation=90 if upright else 0)
+    if upright:  # the figure grows by its names
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_figheight(figure.get_figheight() + 0.07 * max(map(len, names)))
     axes.set_xlim(-0.5, len(entries) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     axes.set_xlabel(key)

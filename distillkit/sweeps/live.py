@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,10 @@ class View:
             table.add_column(name, justify="left" if name == "running" else "right")
         left = []
         for arm in self.ledger.with_status("running"):
-            run = self.folder / arm.folder
-            status = read_status(str(run)) if has_begun(run) else {"step": 0, "steps": None, "seconds_left": None}
-            value = last_value(run, self.ledger.sweep["metric"])
-            left.append(status["seconds_left"])
-            table.add_row(f"{arm.name}, seed {arm.seed}", f"{status['step']}/{status['steps'] or '?'}",
-                          "" if value is None else f"{value:.4f}", _left(status["seconds_left"]))  # fmt: skip
+            found = _progress(self.folder / arm.folder, self.ledger)
+            left.append(found["seconds_left"])
+            table.add_row(f"{arm.name}, seed {arm.seed}", f"{found['step'] or 0}/{found['steps'] or '?'}",
+                          "" if found["value"] is None else f"{found['value']:.4f}", _left(found["seconds_left"]))  # fmt: skip
         return Group(table, Text(f"{counts(self.ledger)}{self._best_text()}{self._total_left(left, jobs)}"))
 
     def _best_text(self) -> str:
@@ -124,9 +123,18 @@ def facts(folder: Path, ledger: Ledger) -> dict[str, Any]:
 
     Args:
         folder: of the sweep.
-        ledger: its arms.
+        ledger: its arms; each is told with its step and steps (None before it began), seconds_left (while it runs)
+            and value (the metric's newest).
     """
-    return {"sweep_dir": str(folder), "pid": holder(folder), **asdict(ledger)}
+    told = {"sweep_dir": str(folder), "pid": holder(folder), **asdict(ledger)}
+    told["arms"] = [asdict(arm) | _progress(folder / arm.folder, ledger) for arm in ledger.arms]
+    return told
+
+
+def _progress(run: Path, ledger: Ledger) -> dict[str, Any]:
+    found = read_status(str(run)) if has_begun(run) else dict.fromkeys(("step", "steps", "seconds_left"))
+    known = {name: found[name] for name in ("step", "steps", "seconds_left")}
+    return known | {"value": last_value(run, ledger.sweep["metric"])}
 
 
 def as_text(folder: Path, ledger: Ledger) -> str:
@@ -134,13 +142,21 @@ def as_text(folder: Path, ledger: Ledger) -> str:
     pid = holder(folder)
     state = f"process {pid}" if pid else "no process works on it"
     lines = [f"{folder}: {ledger.name}, {len(ledger.arms)} arms; {counts(ledger)} ({state})"]
-    rows = [("arm", "seed", "status", ledger.sweep["metric"], "time", "")]
-    for arm in ledger.arms:
-        value = last_value(folder / arm.folder, ledger.sweep["metric"])
-        rows.append((arm.name, str(arm.seed), arm.status, "" if value is None else f"{value:.4f}",
-                     duration(arm.seconds) if arm.seconds else "", arm.reason or ""))  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  " + "  ".join([*cells, row[5]]).rstrip())
-    return "\n".join(lines)
+    head = ("arm", "seed", "status", "step", ledger.sweep["metric"], "time", "")
+    return "\n".join([*lines, *columns([head, *(_row(folder, ledger, arm) for arm in ledger.arms)])])
+
+
+def _row(folder: Path, ledger: Ledger, arm: Arm) -> tuple[str, ...]:
+    found = _progress(folder / arm.folder, ledger)
+    step = "" if found["step"] is None else f"{found['step']}/{found['steps'] or '?'}"
+    value = "" if found["value"] is None else f"{found['value']:.4f}"
+    left = f"{_left(found['seconds_left'])} left" if arm.status == "running" and found["seconds_left"] else ""
+    time = left or (duration(arm.seconds) if arm.seconds else "")
+    return arm.name, str(arm.seed), arm.status, step, value, time, arm.reason or ""
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as indented lines whose columns stand below each other; the last may be of any length."""
+    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
+    padded = ([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]] for row in rows)
+    return ["  " + "  ".join(cells).rstrip() for cells in padded]

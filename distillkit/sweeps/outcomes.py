@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
-from distillkit.rundir import CONFIG, METRICS, read_metrics
+from distillkit.rundir import CONFIG, EVALUATION, METRICS, read_metrics
 from distillkit.status import read_status
 
 PREEMPTED = 143
@@ -33,9 +34,20 @@ def metric_rows(run: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def last_value(run: Path, metric: str) -> float | None:
-    """The newest value of a metric in a run's metrics.csv; None before the first."""
+    """The newest value of a metric in a run's metrics.csv; None before the first.
+
+    A run that ended before its first validation has none of valid/*: then that of its evaluation after training, on the
+    same texts and masks.
+    """
     rows = metric_rows(run, metric)
-    return rows[-1][1] if rows else None
+    if rows:
+        return rows[-1][1]
+    group, _, name = metric.partition("/")
+    file = run / EVALUATION
+    if group != "valid" or not file.is_file():
+        return None
+    value = json.loads(file.read_text()).get("student", {}).get(name)
+    return None if value is None else float(value)
 
 
 def reason_of(code: int, log: Path, offset: int) -> str:

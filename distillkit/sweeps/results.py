@@ -56,7 +56,7 @@ def gather(folder: Path) -> Facts:
         "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "name": ledger.name,
         "method": ledger.sweep["method"], "vary": ledger.sweep["vary"], "seeds": ledger.sweep["seeds"],
         "launcher": ledger.launcher["_target_"].rpartition(".")[2],
-        "command": shlex.join(shown_words(ledger.command, paths=True)), "baseline": ledger.baseline,
+        "command": shlex.join(shown_words(ledger.command, paths=True, folder=True)), "baseline": ledger.baseline,
         "counts": dict(Counter(arm.status for arm in ledger.arms)), **_times(ledger.arms),
         "teacher_rows": _had(reading.teacher_rows for reading in readings.values()),
         "teacher_passes": _had(reading.teacher_passes for reading in readings.values()), "comparable": comparable,
@@ -64,7 +64,7 @@ def gather(folder: Path) -> Facts:
         "metrics": figures, "best": {n: _best(groups, n, less) for n, less in figures.items()} if comparable else {},
         **_effects(_values(ledger, readings), groups if comparable and not search else {}, figures),
         "curves": mean_curves([(arm, readings[arm.number].curves) for arm in ledger.arms]),
-        "search": search_facts(ledger, readings, folder) if search else None,
+        "search": search_facts(ledger, folder) if search else None,
         "paper": beside_paper(groups, figures) if ledger.name == SWEEP and comparable else None,
     })  # fmt: skip
 

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distillkit.sweeps.arms import STUDY, Ledger
-from distillkit.sweeps.readings import Reading, plain
+from distillkit.sweeps.outcomes import last_value
+from distillkit.sweeps.readings import plain
 
 
-def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) -> dict[str, Any]:
+def search_facts(ledger: Ledger, folder: Path) -> dict[str, Any]:
     """The facts of a random or TPE search.
 
     Args:
         ledger: of the sweep.
-        readings: of its arms, by number.
         folder: of the sweep.
 
     Returns:
-        metric (of metrics.csv, minimized), parameters (keys, the most important first where that is known), trials
-        (number, status, values by key, value: the metric's last; None where none was logged), best_so_far (per trial,
+        metric (minimized), parameters (keys, the most important first where that is known), trials
+        (number, status, values by key, value: `last_value` of the metric), best_so_far (per trial,
         over those that are done), best (number of the best; None without one), importance (key -> share; None
         without its study or enough trials).
     """
     metric = ledger.sweep["metric"]
     trials: list[dict[str, Any]] = [
         {
-            "number": arm.number, "status": arm.status, "value": _last(readings[arm.number].curves.get(metric)),
+            "number": arm.number, "status": arm.status, "value": last_value(folder / arm.folder, metric),
             "values": {key: plain(value) for key, value in arm.values.items()},
         }
         for arm in ledger.arms
@@ -44,10 +44,6 @@ def search_facts(ledger: Ledger, readings: Mapping[int, Reading], folder: Path) 
         "trials": trials, "best_so_far": list(itertools.accumulate(heights, min)),
         "best": best and best["number"], "importance": importance,
     }  # fmt: skip
-
-
-def _last(curve: Sequence[Sequence[float]] | None) -> float | None:
-    return curve[-1][1] if curve else None
 
 
 def _importance(study_file: Path) -> dict[str, float] | None:

@@ -187,3 +187,29 @@ def test_evaluation_is_left_out_when_it_is_not_finite(tmp_path: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"student": figures(3.0) | {"kl": float("nan")}}))
     made.write(tmp_path)
     assert "kl" not in gather(tmp_path)["metrics"]
+
+
+def test_command_goes_on_in_the_folder_when_one_was_typed(ablation: Ledger, tmp_path: Path) -> None:
+    ablation.command += ["run.dir=here", "+env=[HF_TOKEN=secret]"]
+    ablation.write(tmp_path)
+    assert gather(tmp_path)["command"] == "distillkit sweep run.dir=here"
+
+
+def test_search_takes_the_evaluation_when_no_validation_came(tmp_path: Path) -> None:
+    made = ledger(arm("a", values={"loss.alpha": 1.0}), arm("b", values={"loss.alpha": 2.0}), method="tpe")
+    write_run(tmp_path, made.arms[0], 3.0)
+    write_run(tmp_path, made.arms[1])
+    made.write(tmp_path)
+    assert [trial["value"] for trial in gather(tmp_path)["search"]["trials"]] == [3.0, None]
+
+
+def test_effect_is_drawn_without_a_warning_when_its_values_are_many_or_long(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    values = [f"a_folder/with_a_long_name/{number}.txt" for number in range(12)]
+    made = ledger(*(arm(value, 0, f"data.path={value}") for value in values), seeds=[0])
+    for number, one in enumerate(made.arms):
+        write_run(tmp_path, one, 3.0 + number, changes={"data.path": values[number]})
+    made.write(tmp_path)
+    assert "effects" in {drawing.section for drawing in draw(gather(tmp_path))}
+    assert not [told for told in recwarn if "constrained_layout" in str(told.message)]
