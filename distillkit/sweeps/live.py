@@ -87,7 +87,7 @@ class View:
             found = _progress(self.folder / arm.folder, self.ledger)
             left.append(found["seconds_left"])
             table.add_row(f"{arm.name}, seed {arm.seed}", f"{found['step'] or 0}/{found['steps'] or '?'}",
-                          "" if found["value"] is None else f"{found['value']:.4f}", _left(found["seconds_left"]))  # fmt: skip
+                          _value(found), _left(found["seconds_left"]))  # fmt: skip
         return Group(table, Text(f"{counts(self.ledger)}{self._best_text()}{self._total_left(left, jobs)}"))
 
     def _best_text(self) -> str:
@@ -137,6 +137,10 @@ def _progress(run: Path, ledger: Ledger) -> dict[str, Any]:
     return known | {"value": last_value(run, ledger.sweep["metric"])}
 
 
+def _value(found: dict[str, Any]) -> str:
+    return "" if found["value"] is None else f"{found['value']:.4f}"
+
+
 def as_text(folder: Path, ledger: Ledger) -> str:
     """The arms of a sweep as a plain table."""
     pid = holder(folder)
@@ -149,10 +153,9 @@ def as_text(folder: Path, ledger: Ledger) -> str:
 def _row(folder: Path, ledger: Ledger, arm: Arm) -> tuple[str, ...]:
     found = _progress(folder / arm.folder, ledger)
     step = "" if found["step"] is None else f"{found['step']}/{found['steps'] or '?'}"
-    value = "" if found["value"] is None else f"{found['value']:.4f}"
     left = f"{_left(found['seconds_left'])} left" if arm.status == "running" and found["seconds_left"] else ""
     time = left or (duration(arm.seconds) if arm.seconds else "")
-    return arm.name, str(arm.seed), arm.status, step, value, time, arm.reason or ""
+    return arm.name, str(arm.seed), arm.status, step, _value(found), time, arm.reason or ""
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
