@@ -204,7 +204,7 @@ def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teac
 def build_data(cfg: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> MaskedLMDataModule:
     """The data module over the configured corpus; nothing is read yet."""
     options = cfg["data"]
-    names = ["max_length", "batch_size", "batch_tokens", "packing", "mask_epochs"]
+    names = ["max_length", "batch_size", "batch_tokens", "packing", "language", "mask_epochs"]
     names += ["num_workers", "num_proc", "cache_dir"]
     return MaskedLMDataModule(
         make(options["corpus"]),
@@ -248,6 +248,6 @@ def _set_layers(cfg: dict[str, Any], parts: Parts) -> None:
     student, data = parts.student.model, cfg["data"]
     if cfg["run"]["compile"]:
         for model in (student, parts.teacher.model) if parts.teacher else (student,):
-            compile_layers(model, changing_shapes=data["packing"] == "none")
+            compile_layers(model, changing_shapes=data["packing"] != "full")
     if cfg["run"]["gradient_checkpointing"]:
         recompute_layers(student)

@@ -239,6 +239,8 @@ def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ran
     weights = f"MLM {loss['beta']:g}"
     if config["teacher"]["path"]:
         weights = f"CE {loss['alpha']:g} at temperature {loss['temperature']:g}, {weights}, cosine {loss['gamma']:g}"
+    if loss.get("sop"):
+        weights += f", sentence order {loss['sop']:g}"
     size = f"{data['batch_tokens']} positions" if data["batch_tokens"] else f"{data['batch_size']} rows"
     return {
         "Teacher": _shown(config["teacher"]["path"]) or "none",

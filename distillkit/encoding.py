@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -34,27 +35,41 @@ def encode(model: PreTrainedModel, batch: Batch) -> Tensor:
         [N, H] in the order of the batch's layout, in the model's dtype.
     """
     rows = takes_rows(model)
+    inputs = {"input_ids": batch.input_ids}
+    if batch.segments is not None and takes_segments(model):
+        inputs["token_type_ids"] = batch.segments
     if batch.attention_mask is None:
         with shared_copies():
-            return model.base_model(input_ids=batch.input_ids)[0].flatten(0, 1)
+            return model.base_model(**inputs)[0].flatten(0, 1)
     layout = with_layout(batch).layout
     assert layout is not None
     if rows:
-        return _encode_rows(model, batch.input_ids, layout)
-    hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+        return _encode_rows(model, inputs, layout)
+    hidden = model.base_model(**inputs, attention_mask=batch.attention_mask)[0]
     return hidden.flatten(0, 1).index_select(0, layout.attended)
 
 
-def _encode_rows(model: PreTrainedModel, input_ids: Tensor, layout: Layout) -> Tensor:
-    places = layout.attended % input_ids.shape[1] + first_position(model)
+def _encode_rows(model: PreTrainedModel, inputs: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """As `encode`, of [B, T] ids and token types."""
+    places = layout.attended % inputs["input_ids"].shape[1] + first_position(model)
     with unpadded(), shared_copies():
         output = model.base_model(
-            input_ids=input_ids.flatten().index_select(0, layout.attended).unsqueeze(0),
+            **{name: ids.flatten().index_select(0, layout.attended).unsqueeze(0) for name, ids in inputs.items()},
             position_ids=places.unsqueeze(0),
             row_lengths=layout.lengths,
             row_starts=layout.starts,
         )
     return output[0].squeeze(0)
+
+
+def takes_segments(model: PreTrainedModel) -> bool:
+    """Whether the encoder can be told which segment a token belongs to: it has an embedding for each of the two.
+
+    Args:
+        model: a masked-LM model. RoBERTa-like ones know one token type, DistilBERT and ModernBERT none.
+    """
+    known = inspect.signature(model.base_model.forward).parameters
+    return getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in known
 
 
 def takes_rows(model: PreTrainedModel) -> bool:
@@ -93,14 +108,17 @@ def _same_states(model: PreTrainedModel) -> bool:
     ids += torch.arange(longest, device=device) % 3
     mask = (torch.arange(longest, device=device) < torch.tensor([[longest // 2], [longest]], device=device)).long()
     labels = torch.full_like(ids, IGNORE_INDEX)
+    inputs = {"input_ids": ids}
+    if takes_segments(model):
+        inputs["token_type_ids"] = (torch.arange(longest, device=device) >= longest // 4).long().expand_as(ids)
     training = encoder.training
     encoder.eval()
     try:
         layout = lay_out(mask, labels)
         with torch.autocast(device.type, enabled=False):
-            padded = encoder(input_ids=ids, attention_mask=mask)[0].flatten(0, 1)[layout.attended]
+            padded = encoder(**inputs, attention_mask=mask)[0].flatten(0, 1)[layout.attended]
             with unpadded() as calls:
-                rows = _encode_rows(model, ids, layout)
+                rows = _encode_rows(model, inputs, layout)
     except (TypeError, RuntimeError, ValueError):  # it does not take these keywords, or not one row for two
         return False
     finally:

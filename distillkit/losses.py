@@ -223,6 +223,21 @@ def _cosine_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return distance.squeeze(-1), (apart - student / own * distance) / own
 
 
+def sentence_order(logits: Tensor, swapped: Tensor) -> LossSum:
+    """Sum of the cross-entropy between the predicted and the true order of each row's segments.
+
+    Args:
+        logits: [B, 2], any float dtype; computed in float32 (float64 stays float64).
+        swapped: [B] int64, 0 for rows in order, 1 for swapped ones.
+
+    Returns:
+        LossSum: total in nats, [] float32, and the number of rows B.
+
+    Source: Lan et al. 2019, section 3.1; the second part of transformers' AlbertForPreTraining loss, times B.
+    """
+    return sum_rows(F.cross_entropy(_at_least_float32(logits), swapped, reduction="none"))
+
+
 def sum_rows(rows: Tensor) -> LossSum:
     """[n] losses of single positions as a LossSum."""
     return LossSum(rows.sum(), _count(rows))

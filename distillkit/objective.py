@@ -15,7 +15,7 @@ from distillkit import losses
 from distillkit.chunks import GradientSum, LogitRows, on_logits
 from distillkit.encoding import encode
 from distillkit.errors import ConfigError
-from distillkit.heads import head_parameters
+from distillkit.heads import has_order_head, head_parameters, order_logits
 from distillkit.layout import with_layout
 from distillkit.phases import phase
 from distillkit.types import Batch, LossSum, StepTotals
@@ -40,8 +40,10 @@ class Term(ABC):
 
     Attributes:
         weight: multiplies the term's mean; a term of weight 0 is not computed.
-        on: "logits" (called with student logits, teacher logits, labels) or "hidden" (student, teacher hidden).
-        positions: "all" attended positions or the "predicted" ones; what the sum is divided by.
+        on: "logits" (called with student logits, teacher logits, labels), "hidden" (student, teacher hidden) or "order"
+            (logits of the student's head for sentence order, which rows are swapped).
+        positions: "all" attended positions or the "predicted" ones; what the sum is divided by. Terms on order have no
+            positions: rows count.
         needs_teacher: False for terms that work without one.
     """
 
@@ -143,6 +145,21 @@ class HiddenCosineTerm(Term):
         return losses.cosine_distance(student_hidden, teacher_hidden)
 
 
+class SentenceOrderTerm(Term):
+    """The student's loss on the order of a row's two segments (`losses.sentence_order`)."""
+
+    on = "order"
+    needs_teacher = False
+
+    def __call__(self, order_logits: Tensor, swapped: Tensor) -> LossSum:
+        """Args: [B, 2], [B]."""
+        return losses.sentence_order(order_logits, swapped)
+
+    def divisor(self, totals: StepTotals) -> int:
+        """Rows of the whole optimizer step."""
+        return totals.sequences
+
+
 class ObjectiveOutput(NamedTuple):
     """Attributes: loss: [] this micro-batch's share of the step's loss. sums: each term's raw, unweighted LossSum."""
 
@@ -222,30 +239,61 @@ class Objective(nn.Module):
             hidden = encode(student, batch)
         sums: dict[str, LossSum] = {}
         loss = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
-        logit_terms = {name: term for name, term in terms.items() if term.on == "logits"}
-        if logit_terms:
-            everywhere = any(term.positions == "all" for term in logit_terms.values())
-            rows = batch.layout.order if everywhere else batch.layout.order[: batch.layout.predictions]
-            labels = batch.labels.flatten().index_select(0, batch.layout.attended).index_select(0, rows)
-            inputs = LogitRows(
-                hidden.index_select(0, rows),
-                None if target is None else target.index_select(0, rows),
-                labels,
-                batch.layout.predictions,
-            )
-            weights = self._head_parameters(student) if torch.is_grad_enabled() else []
-            model = None if teacher is None else teacher.model
-            chunk_rows = self.chunk_rows or max(1, _CHUNK // student.config.vocab_size)
-            share, sums = on_logits(student, model, inputs, logit_terms, batch.totals, chunk_rows, weights)
+        if logit_terms := {name: term for name, term in terms.items() if term.on == "logits"}:
+            share, sums = self._on_logits(student, teacher, hidden, target, batch, logit_terms)
             loss = loss + share
+        compared: dict[str, tuple[Any, ...]] = {}
+        if any(term.on == "hidden" for term in terms.values()):
+            compared["hidden"] = (self.projection(hidden) if self.projection else hidden, target)
+        if any(term.on == "order" for term in terms.values()):
+            compared["order"] = _order(student, hidden, batch)
         for name, term in terms.items():
-            if term.on == "hidden":
-                assert target is not None
-                sums[name] = term(self.projection(hidden) if self.projection else hidden, target)
+            if term.on in compared:
+                sums[name] = term(*compared[term.on])
                 loss = loss + sums[name].total * (term.weight / term.divisor(batch.totals))
         return ObjectiveOutput(loss, {name: LossSum(*(x.detach() for x in sums[name])) for name in terms})
+
+    def _on_logits(
+        self,
+        student: PreTrainedModel,
+        teacher: HiddenSource | None,
+        hidden: Tensor,
+        target: Tensor | None,
+        batch: Batch,
+        terms: Mapping[str, Term],
+    ) -> tuple[Tensor, dict[str, LossSum]]:
+        """As `on_logits`, of the [N, H] states of both that the terms look at."""
+        layout = batch.layout
+        assert layout is not None
+        everywhere = any(term.positions == "all" for term in terms.values())
+        rows = layout.order if everywhere else layout.order[: layout.predictions]
+        inputs = LogitRows(
+            hidden.index_select(0, rows),
+            None if target is None else target.index_select(0, rows),
+            batch.labels.flatten().index_select(0, layout.attended).index_select(0, rows),
+            layout.predictions,
+        )
+        weights = self._head_parameters(student) if torch.is_grad_enabled() else []
+        model = None if teacher is None else teacher.model
+        chunk_rows = self.chunk_rows or max(1, _CHUNK // student.config.vocab_size)
+        return on_logits(student, model, inputs, terms, batch.totals, chunk_rows, weights)
 
     def _head_parameters(self, student: PreTrainedModel) -> list[Tensor]:
         if self._head is None or self._head[0] is not student:
             self._head = (student, head_parameters(student))
         return self._head[1]
+
+
+def _order(student: PreTrainedModel, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """[B, 2] logits of the order of each row's segments, and [B] which rows are swapped; in the layout's order of rows.
+
+    Raises:
+        ConfigError: the rows have no two segments, or the student no head for their order.
+    """
+    if batch.swapped is None:
+        raise ConfigError("the rows are no pairs of segments", key="loss.sop", fix="set data.packing=sentences")
+    if not has_order_head(student):
+        raise ConfigError("the student has no head for sentence order", key="loss.sop", fix="build it with sop=1.0")
+    assert batch.layout is not None
+    first = hidden.index_select(0, batch.layout.starts[:-1])
+    return order_logits(student, first), batch.swapped.index_select(0, batch.layout.rows)

@@ -232,6 +232,8 @@ def _take(batch: Batch, lines: np.ndarray) -> Batch:
         labels=batch.labels[index],
         layout=None,
         sequences=tuple(batch.sequences[line] for line in lines.tolist()),
+        segments=None if batch.segments is None else batch.segments[index],
+        swapped=None if batch.swapped is None else batch.swapped[index],
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,6 +25,7 @@ from transformers.utils import logging
 from distillkit.demo_teacher import demo_model, demo_tokenizer
 from distillkit.encoding import encode, longest_row
 from distillkit.errors import ConfigError, TeacherError
+from distillkit.heads import class_of
 from distillkit.hub import hub_folder
 from distillkit.sharing import restore_sharing
 from distillkit.types import Batch
@@ -88,7 +88,8 @@ class Teacher:
 
 
 def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) -> PreTrainedModel:
-    """A masked-LM model with all its weights, finite, in float32 and eval mode.
+    """A masked-LM model with all its weights, finite, in float32 and eval mode; an ALBERT with its head for sentence
+    order where it has one.
 
     Args:
         path: a folder with safetensors, a hub name, or "demo".
@@ -102,12 +103,12 @@ def load_model(path: str, *, key: str = "teacher.path", new_head: bool = False) 
     if path == DEMO:
         return demo_model()
     folder = local_folder(path, key)
-    _check_files(folder, path, key)
+    stored = _check_files(folder, path, key)
     try:
         with _silence():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_class(config, path, key)
-            model, info = AutoModelForMaskedLM.from_pretrained(
+            model, info = class_of(config, stored).from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, ignore_mismatched_sizes=True,
             )  # fmt: skip
@@ -156,8 +157,8 @@ def local_folder(path: str, key: str) -> Path:
     return hub_folder(path, key=key)
 
 
-def _check_files(folder: Path, path: str, key: str) -> None:
-    """Refuses what is visible without loading: no config, no weights, pickle only, a damaged file."""
+def _check_files(folder: Path, path: str, key: str) -> set[str]:
+    """The names of the stored weights; refuses no config, no weights, pickle only, a damaged file."""
     if not (folder / "config.json").is_file():
         raise TeacherError("no config.json in it", key=key, value=path, allowed="a folder written by save_pretrained")
     weights = sorted(folder.glob("*.safetensors"))
@@ -172,14 +173,16 @@ def _check_files(folder: Path, path: str, key: str) -> None:
         )  # fmt: skip
     if not weights:
         raise TeacherError("no weights in it", key=key, value=path, allowed="*.safetensors")
+    names: set[str] = set()
     for file in weights:
         try:
-            with safe_open(file, framework="pt"):
-                pass
+            with safe_open(file, framework="pt") as tensors:
+                names.update(tensors.keys())
         except (SafetensorError, OSError) as error:
             raise TeacherError(
                 f"{file.name} is damaged ({_line(error)})", key=key, value=path, fix="copy it again"
             ) from error
+    return names
 
 
 def _check_class(config: PreTrainedConfig, path: str, key: str) -> None:

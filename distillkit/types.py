@@ -24,15 +24,17 @@ class LossSum(NamedTuple):
 
 
 class StepTotals(NamedTuple):
-    """Positions in one whole optimizer step: all micro-batches of all ranks.
+    """What one whole optimizer step holds: all micro-batches of all ranks.
 
     Attributes:
         attended: positions that are not padding, special tokens included.
         predicted: positions whose label is not IGNORE_INDEX.
+        sequences: rows.
     """
 
     attended: int
     predicted: int
+    sequences: int = 0
 
 
 class Layout(NamedTuple):
@@ -70,6 +72,8 @@ class Batch(NamedTuple):
         layout: of the attended tokens; None: found from mask and labels when it is needed.
         sequences: B indices of these rows in their split; None: not known.
         epoch: of the masks; with `sequences` it names the masked rows.
+        segments: [B, T] int64, 0 in a row's first segment (and its padding), 1 in its second; None: rows have one.
+        swapped: [B] int64, 1 where the segment that comes second in the text is shown first; None: rows have one.
     """
 
     input_ids: Tensor
@@ -81,3 +85,5 @@ class Batch(NamedTuple):
     layout: Layout | None = None
     sequences: Sequence[int] | None = None
     epoch: int = 0
+    segments: Tensor | None = None
+    swapped: Tensor | None = None

@@ -137,16 +137,32 @@ def _validate_run(run: dict[str, Any]) -> None:
 
 def _validate_loss(cfg: dict[str, Any]) -> None:
     loss = cfg["loss"]
-    for name in ("alpha", "beta", "gamma"):
+    for name in ("alpha", "beta", "gamma", "sop"):
         _number(cfg, f"loss.{name}", low=0)
     _number(cfg, "loss.temperature", low=0, high=100, open_ends="low", fix="set loss.temperature=2.0")
     if loss["positions"] not in ("all", "predicted"):
         raise ConfigError("no such choice", key="loss.positions", value=loss["positions"], allowed="all, predicted")
+    _validate_order(cfg)
     weights = {name: term["weight"] for name, term in loss["terms"].items()}
     if not any(weights.values()):
         raise ConfigError(
             "every weight is 0, nothing to train on", key="loss.alpha,loss.beta,loss.gamma", value="0,0,0",
             allowed="at least one > 0", fix="set loss.beta=2.0",
+        )  # fmt: skip
+
+
+def _validate_order(cfg: dict[str, Any]) -> None:
+    """What sentence-order prediction needs; runs begun before it have no such key."""
+    sop, packing = cfg["loss"].get("sop", 0), cfg["data"]["packing"]
+    if sop and packing != "sentences":
+        raise ConfigError(
+            f"sentence order needs rows of two segments, not data.packing={packing}", key="loss.sop", value=sop,
+            allowed="0 with these rows", fix="set data.packing=sentences",
+        )  # fmt: skip
+    if sop and "sop" not in cfg["student"]:
+        raise ConfigError(
+            "this student has no head for sentence order", key="loss.sop", value=sop, allowed="0 with this student",
+            fix="set student=albert, or loss.sop=0",
         )  # fmt: skip
 
 
@@ -166,7 +182,7 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
             "without a teacher the student needs initial weights", key="student.init_from", value=None,
             allowed="a folder, a hub name, demo", fix="set student.init_from=FOLDER",
         )  # fmt: skip
-    if teacher["_target_"] is None and not loss["beta"]:
+    if teacher["_target_"] is None and not (loss["beta"] or loss.get("sop")):
         raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
     if "path" in student and not student["path"]:
         raise ConfigError("no run is given", key="student.path", value=None, fix="set student.path=RUN_DIR")

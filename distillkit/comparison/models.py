@@ -127,7 +127,7 @@ def _known_of(run: RunFolder) -> dict[str, Any]:
     """What a run's folder tells of its student: teacher, role, training."""
     facts, config = read_run(run), run.config
     teacher = config["teacher"]["path"]
-    compares = any(weight for term, weight in facts["weights"].items() if term != "mlm")
+    compares = any(weight for term, weight in facts["weights"].items() if term not in ("mlm", "sop"))
     return {
         "teacher": teacher,
         "role": "student" if teacher is not None and compares else "control",

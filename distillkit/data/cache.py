@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from distillkit.data.corpus import Corpus
 from distillkit.data.packing import Packer, Ragged, write_rows
+from distillkit.data.sentence_order import PairPacker
+from distillkit.data.sentences import segmenter_identity
 from distillkit.data.splitting import DOCUMENTS_PER_BATCH
 from distillkit.data.tokenization import frame_of, tokenize, tokenizer_identity
 from distillkit.errors import DataError, StorageError
@@ -34,9 +36,10 @@ class PreparedData(NamedTuple):
     """A corpus as rows of tokens.
 
     Attributes:
-        train: columns input_ids (int32 list), length (int32), maskable (int32); memory-mapped.
+        train: columns input_ids (int32 list), length (int32), maskable (int32), and with packing=sentences second
+            (int32: place of the first token of the second segment); memory-mapped.
         valid: the held-out rows, the same; None when there are none.
-        stats: "blank_documents", and per split, or None, the counts of Packer (documents, tokens, rows, ...).
+        stats: "blank_documents", and per split, or None, the packer's counts (documents, tokens, rows, ...).
         key: name of the cache entry; equal keys hold equal rows.
     """
 
@@ -44,6 +47,23 @@ class PreparedData(NamedTuple):
     valid: datasets.Dataset | None
     stats: dict[str, Any]
     key: str
+
+
+class _Recipe(NamedTuple):
+    """How rows are made: the arguments of `prepare`; language is None where no sentences are looked for."""
+
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    packing: str
+    num_proc: int | None
+    language: str | None = None
+
+    def packer(self) -> Packer | PairPacker:
+        """A new one, of one split."""
+        frame = frame_of(self.tokenizer)
+        if self.language is not None:
+            return PairPacker(frame, self.max_length)
+        return Packer(self.packing, frame, self.max_length)
 
 
 def column(split: datasets.Dataset, name: str) -> np.ndarray:
@@ -57,6 +77,7 @@ def prepare(
     *,
     max_length: int,
     packing: str,
+    language: str = "en",
     num_proc: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> PreparedData:
@@ -69,7 +90,8 @@ def prepare(
         corpus: its fingerprint is part of the key; its documents are read only when the entry is missing.
         tokenizer: a fast one.
         max_length: tokens of a row, specials included.
-        packing: "full" or "none".
+        packing: "full", "none" or "sentences".
+        language: of the text; sentences are found by its rules.
         num_proc: processes that tokenize; None takes one per core. The rows do not depend on it.
         cache_dir: default $DISTILLKIT_CACHE, else ~/.cache/distillkit.
 
@@ -79,9 +101,13 @@ def prepare(
     """
     root = Path(cache_dir or os.environ.get("DISTILLKIT_CACHE") or "~/.cache/distillkit").expanduser()
     identity = [_FORMAT, corpus.fingerprint(), tokenizer_identity(tokenizer), max_length, packing]
+    recipe = _Recipe(tokenizer, max_length, packing, num_proc)
+    if packing == "sentences":
+        identity.append(segmenter_identity(language))
+        recipe = recipe._replace(language=language)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     if not (root / key).exists():
-        _fill(root, key, lambda folder: _build(folder, corpus, tokenizer, max_length, packing, num_proc))
+        _fill(root, key, lambda folder: _build(folder, corpus, recipe))
     return _load(root / key)
 
 
@@ -116,14 +142,7 @@ def _load(folder: Path) -> PreparedData:
     return PreparedData(train, valid, stats, folder.name)
 
 
-def _build(
-    folder: Path,
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    packing: str,
-    num_proc: int | None,
-) -> None:
+def _build(folder: Path, corpus: Corpus, recipe: _Recipe) -> None:
     """Fill a new folder with train.arrow, valid.arrow and stats.json."""
     work = folder / "work"
     work.mkdir(parents=True)
@@ -132,18 +151,15 @@ def _build(
     for name, documents in (("train", splits.train), ("valid", splits.valid)):
         if documents is None:
             continue
-        packer = Packer(packing, frame_of(tokenizer), max_length)
-        tokens = tokenize(documents, tokenizer, work / f"{name}_ids.arrow", num_proc=num_proc)
+        packer = recipe.packer()
+        tokens = tokenize(
+            documents, recipe.tokenizer, work / f"{name}_ids.arrow", num_proc=recipe.num_proc, language=recipe.language
+        )
         rows = packer.pack(_token_batches(tokens))
-        write_rows(rows, folder / f"{name}.arrow", special_ids=tokenizer.all_special_ids)
+        write_rows(rows, folder / f"{name}.arrow", special_ids=recipe.tokenizer.all_special_ids)
         stats[name] = packer.counts if packer.counts["rows"] else None
         if name == "train" and stats[name] is None:
-            raise DataError(
-                f"the {packer.counts['tokens']} tokens of {packer.counts['documents']} documents fill no row",
-                key="data.max_length",
-                value=max_length,
-                fix="set a smaller data.max_length, set data.packing=none, or give more text",
-            )
+            raise _no_rows(recipe, packer.counts)
     shutil.rmtree(work)
     with (folder / "stats.json").open("w") as stream:
         json.dump(stats, stream, indent=1)
@@ -151,10 +167,31 @@ def _build(
         os.fsync(stream.fileno())
 
 
+def _no_rows(recipe: _Recipe, counts: dict[str, int]) -> DataError:
+    """The error of a text that fills no row."""
+    if recipe.language is not None:
+        return DataError(
+            f"no document has two sentences side by side that fit into {recipe.max_length} tokens"
+            f" ({counts['documents']} documents, {counts['single_sentence_documents']} of one sentence)",
+            key="data.packing",
+            value=recipe.packing,
+            fix="let a document be more than a line (data.sample_by=document), or raise data.max_length",
+        )
+    return DataError(
+        f"the {counts['tokens']} tokens of {counts['documents']} documents fill no row",
+        key="data.max_length",
+        value=recipe.max_length,
+        fix="set a smaller data.max_length, set data.packing=none, or give more text",
+    )
+
+
 def _token_batches(tokens: datasets.Dataset) -> Iterator[Ragged]:
     for table in tokens.with_format("arrow").iter(DOCUMENTS_PER_BATCH):
         ids = table.column("ids").combine_chunks()
-        yield Ragged(ids.flatten().to_numpy(), ids.value_lengths().to_numpy())
+        parts = None
+        if "sentences" in table.column_names:
+            parts = table.column("sentences").combine_chunks().flatten().to_numpy()
+        yield Ragged(ids.flatten().to_numpy(), ids.value_lengths().to_numpy(), parts)
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from distillkit.data.corpus import Corpus
 from distillkit.data.dataset import MaskedRows, PlanSampler
 from distillkit.data.homes import Homes
 from distillkit.data.masking import VALID_SEED, TokenMasker
-from distillkit.data.plan import BatchPlan, MicroBatch, check_batching
+from distillkit.data.plan import BatchPlan, MicroBatch, check_batching, totals_of
+from distillkit.data.sentences import check_language
 from distillkit.errors import ConfigError
 from distillkit.phases import phase
-from distillkit.types import Batch, StepTotals
+from distillkit.types import Batch
 
 
 class MaskedLMDataModule(pl.LightningDataModule):
@@ -37,7 +38,8 @@ class MaskedLMDataModule(pl.LightningDataModule):
         max_length: longest row in tokens, specials included; at least 8.
         batch_size: rows of a micro-batch.
         batch_tokens: most positions of a micro-batch, padding included; exactly one of the two.
-        packing: "full" or "none".
+        packing: "full", "none" or "sentences".
+        language: of the text, e.g. "en"; packing=sentences finds sentences by its rules.
         masker: default TokenMasker(tokenizer).
         seed: of order and masks.
         mask_epochs: how many mask patterns there are: epoch e repeats those of epoch e modulo this; None: each its own.
@@ -63,6 +65,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         packing: str = "full",
+        language: str = "en",
         masker: TokenMasker | None = None,
         seed: int = 0,
         mask_epochs: int | None = None,
@@ -85,7 +88,9 @@ class MaskedLMDataModule(pl.LightningDataModule):
                     allowed=f">= {least}",
                     fix=f"set data.{key}={least}",
                 )
-        self.corpus, self.tokenizer, self.max_length, self.packing = corpus, tokenizer, max_length, packing
+        check_language(language)
+        self.corpus, self.tokenizer, self.max_length = corpus, tokenizer, max_length
+        self.packing, self.language = packing, language
         self.batch_size, self.batch_tokens, self.seed, self.mask_epochs = batch_size, batch_tokens, seed, mask_epochs
         self.num_workers, self.num_proc, self.cache_dir = num_workers, num_proc, cache_dir
         self.masker = masker or TokenMasker(tokenizer)
@@ -107,6 +112,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
                 self.tokenizer,
                 max_length=self.max_length,
                 packing=self.packing,
+                language=self.language,
                 num_proc=self.num_proc,
                 cache_dir=self.cache_dir,
             )
@@ -164,7 +170,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         order, cuts = self._valid_rows(lengths, world_size)
         pieces = np.split(order, cuts[1:-1])[rank::world_size]
         specs = [
-            MicroBatch(0, -1, micro, piece, StepTotals(int(lengths[piece].sum()), int(predictions[piece].sum())))
+            MicroBatch(0, -1, micro, piece, totals_of(lengths[piece], predictions[piece]))
             for micro, piece in enumerate(pieces)
         ]
         return self._loader(self._rows(valid, VALID_SEED), specs)

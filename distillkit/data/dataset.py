@@ -11,12 +11,13 @@ from torch.utils.data import Dataset, Sampler
 
 from distillkit.data.masking import TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch, padded_length
+from distillkit.data.sentence_order import shown
 from distillkit.layout import lay_out
 from distillkit.types import IGNORE_INDEX, Batch
 
 
 class MaskedRows(Dataset[Batch]):
-    """Map-style data set whose index is a MicroBatch: reads its rows from Arrow, masks and pads them.
+    """Map-style data set whose index is a MicroBatch: reads its rows from Arrow, orders, masks and pads them.
 
     Nothing here is random or kept between calls, so any number of workers gives the same batches.
     """
@@ -27,13 +28,14 @@ class MaskedRows(Dataset[Batch]):
         """Hold the memory-mapped rows; a worker process maps the same pages.
 
         Args:
-            rows: of a PreparedData split, with a column input_ids.
+            rows: of a PreparedData split, with a column input_ids; with a column second too, rows have two segments.
             masker: draws the masks.
-            seed: of the masks.
+            seed: of the masks, and of the order of segments.
             max_length: no batch is padded beyond it.
             pad_token_id: id at positions that are not attended.
         """
-        self._rows = rows.select_columns(["input_ids"]).with_format("arrow")
+        self._pairs = "second" in rows.column_names
+        self._rows = rows.select_columns(["input_ids", *(["second"] if self._pairs else [])]).with_format("arrow")
         self._masker, self._seed, self._max_length, self._pad_token_id = masker, seed, max_length, pad_token_id
 
     def __len__(self) -> int:
@@ -42,9 +44,13 @@ class MaskedRows(Dataset[Batch]):
 
     def __getitem__(self, spec: MicroBatch) -> Batch:
         """Build the batch [B, T], T the longest row rounded up to a multiple of 8 but at most max_length."""
-        column = self._rows[spec.rows.tolist()].column("input_ids").combine_chunks()
+        table = self._rows[spec.rows.tolist()]
+        column = table.column("input_ids").combine_chunks()
         lengths = column.value_lengths().to_numpy()
         rows = np.split(column.flatten().to_numpy(), np.cumsum(lengths)[:-1])
+        second: np.ndarray | None = None
+        if self._pairs:
+            rows, second, swapped = self._in_order(rows, table.column("second").to_pylist(), spec)
         width = int(padded_length(lengths.max(), self._max_length))
         input_ids = np.full((len(rows), width), self._pad_token_id, dtype=np.int64)
         labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
@@ -54,7 +60,7 @@ class MaskedRows(Dataset[Batch]):
         attended = np.arange(width) < lengths[:, None]
         mask = None if attended.all() else torch.from_numpy(attended.astype(np.int64))
         target = torch.from_numpy(labels)
-        return Batch(
+        batch = Batch(
             torch.from_numpy(input_ids),
             mask,
             target,
@@ -65,6 +71,19 @@ class MaskedRows(Dataset[Batch]):
             tuple(spec.rows.tolist()),
             spec.epoch,
         )
+        if second is None:
+            return batch
+        segments = attended & (np.arange(width) >= second[:, None])
+        return batch._replace(segments=torch.from_numpy(segments.astype(np.int64)), swapped=torch.from_numpy(swapped))
+
+    def _in_order(
+        self, rows: list[np.ndarray], second: list[int], spec: MicroBatch
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """The rows as this epoch shows them, where their second segments begin [B], and which are swapped [B]."""
+        each = zip(rows, second, spec.rows.tolist(), strict=True)
+        found = [shown(row, at, seed=self._seed, epoch=spec.epoch, index=index) for row, at, index in each]
+        order, places, swaps = zip(*found, strict=True)
+        return list(order), np.asarray(places), np.asarray(swaps, dtype=np.int64)
 
 
 class PlanSampler(Sampler[MicroBatch]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,8 +15,6 @@ from distillkit.data.tokenization import Frame
 
 _ROWS_PER_BATCH = 4096
 
-_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("length", pa.int32()), ("maskable", pa.int32())])
-
 
 class Ragged(NamedTuple):
     """Some documents, or some rows.
@@ -23,10 +22,13 @@ class Ragged(NamedTuple):
     Attributes:
         values: [sum of lengths] int32 token ids, one after the other.
         lengths: [N] int, tokens of each.
+        parts: int, tokens of each part of the first, of the second ...: sentences of a document, the two segments of a
+            row, special tokens included; None where they are not known.
     """
 
     values: np.ndarray
     lengths: np.ndarray
+    parts: np.ndarray | None = None
 
 
 class Packer:
@@ -55,7 +57,7 @@ class Packer:
             yield packed
 
     def _counted(self, documents: Iterable[Ragged]) -> Iterator[Ragged]:
-        for values, lengths in documents:
+        for values, lengths, _ in documents:
             self.counts["documents"] += len(lengths)
             self.counts["tokens"] += len(values)
             self.counts["empty_documents"] += int((lengths == 0).sum())
@@ -63,7 +65,7 @@ class Packer:
 
     def _full(self, documents: Iterable[Ragged]) -> Iterator[Ragged]:
         rest = np.empty(0, dtype=np.int32)
-        for values, lengths in documents:
+        for values, lengths, _ in documents:
             stream = np.concatenate([rest, np.insert(values, np.cumsum(lengths), self._frame.end)])
             blocks, rest = np.split(stream, [len(stream) // self._room * self._room])
             inside = blocks.reshape(-1, self._room)
@@ -73,7 +75,7 @@ class Packer:
         self.counts["dropped_tokens"] = len(rest)
 
     def _single(self, documents: Iterable[Ragged]) -> Iterator[Ragged]:
-        for values, lengths in documents:
+        for values, lengths, _ in documents:
             kept = np.minimum(lengths, self._room)
             self.counts["dropped_tokens"] += int((lengths - kept).sum())
             position = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -86,7 +88,8 @@ class Packer:
 def write_rows(rows: Iterable[Ragged], path: Path, *, special_ids: Iterable[int]) -> None:
     """Write rows to an Arrow stream file that datasets.Dataset.from_file maps, and flush it to the disk.
 
-    Columns: input_ids (int32 list), length (int32), maskable (int32: tokens that are not special).
+    Columns: input_ids (int32 list), length (int32), maskable (int32: tokens that are not special), and where rows have
+    two parts second (int32: place of the first token of the second).
 
     Args:
         rows: the rows, a part at a time.
@@ -94,10 +97,12 @@ def write_rows(rows: Iterable[Ragged], path: Path, *, special_ids: Iterable[int]
         special_ids: ids that are never predicted.
     """
     special = np.asarray(sorted(special_ids), dtype=np.int32)
+    tables = _merged(_record_batch(part, special) for part in rows if len(part.lengths))
     with path.open("wb") as stream:
-        with pa.ipc.new_stream(stream, _SCHEMA) as writer:
-            for batch in _merged(_record_batch(part, special) for part in rows if len(part.lengths)):
-                writer.write_table(batch)
+        if (first := next(tables, None)) is not None:
+            with pa.ipc.new_stream(stream, first.schema) as writer:
+                for table in itertools.chain([first], tables):
+                    writer.write_table(table)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -106,7 +111,10 @@ def _record_batch(rows: Ragged, special: np.ndarray) -> pa.RecordBatch:
     offsets = np.concatenate([[0], np.cumsum(rows.lengths)])
     maskable = np.add.reduceat(~np.isin(rows.values, special), offsets[:-1], dtype=np.int32)
     input_ids = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows.values, pa.int32()))
-    return pa.record_batch([input_ids, pa.array(rows.lengths, pa.int32()), pa.array(maskable)], schema=_SCHEMA)
+    columns = {"input_ids": input_ids, "length": pa.array(rows.lengths, pa.int32()), "maskable": pa.array(maskable)}
+    if rows.parts is not None:
+        columns["second"] = pa.array(rows.parts[::2], pa.int32())
+    return pa.record_batch(columns)
 
 
 def _merged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

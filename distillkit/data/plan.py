@@ -11,8 +11,9 @@ from distillkit.data.randomness import ORDER_STREAM, generator
 from distillkit.errors import ConfigError, DataError
 from distillkit.types import StepTotals
 
-PACKINGS = ("full", "none")
-"""full: blocks of exactly max_length tokens; none: one text a row, rows of like length meet in a batch."""
+PACKINGS = ("full", "none", "sentences")
+"""full: blocks of exactly max_length tokens; none: one text a row; sentences: two segments of whole sentences a row.
+Rows of other packings than full differ in length, and those of like length meet in a batch."""
 
 PAD_MULTIPLE = 8
 """Batches are padded to a multiple of this, at most max_length: tensor cores like it, and shapes repeat."""
@@ -39,6 +40,11 @@ class MicroBatch(NamedTuple):
 def padded_length(lengths: np.ndarray, max_length: int) -> np.ndarray:
     """Round [N] lengths up to a multiple of PAD_MULTIPLE, but never above max_length; [N] int."""
     return np.minimum(-(-lengths // PAD_MULTIPLE) * PAD_MULTIPLE, max_length)
+
+
+def totals_of(lengths: np.ndarray, predictions: np.ndarray) -> StepTotals:
+    """What rows hold: [B] tokens and [B] predictions of each."""
+    return StepTotals(int(lengths.sum(dtype=np.int64)), int(predictions.sum(dtype=np.int64)), len(lengths))
 
 
 def check_batching(*, batch_size: int | None, batch_tokens: int | None, packing: str, max_length: int) -> None:
@@ -98,7 +104,7 @@ class BatchPlan:
     Attributes:
         steps_per_epoch: optimizer steps of an epoch.
         batches_per_epoch: micro-batches of an epoch on one rank.
-        dropped_rows: rows that epoch 0 leaves out (with batch_tokens and packing=none later epochs differ a little).
+        dropped_rows: rows that epoch 0 leaves out (with batch_tokens and unequal rows later epochs differ a little).
         tokens_per_step: attended positions of an optimizer step, the mean over epoch 0.
     """
 
@@ -120,9 +126,9 @@ class BatchPlan:
         self.world_size, self.accumulate, self.mask_epochs = world_size, accumulate, mask_epochs
         self._lengths, self._predictions, self._seed = lengths, predictions, seed
         # Rows of one bin pad to the same length. NumPy sorts 16-bit integers by radix: 20M rows take a second.
-        self._bins = -(-lengths // PAD_MULTIPLE).astype(np.int16) if packing == "none" else None
+        self._bins = -(-lengths // PAD_MULTIPLE).astype(np.int16) if packing != "full" else None
         share = world_size * accumulate
-        if batch_tokens is not None and packing == "none":
+        if batch_tokens is not None and packing != "full":
             self._cuts = _cut_by_tokens(np.sort(padded_length(lengths, max_length)), batch_tokens)
             batches = len(self._cuts) - 1
         else:
@@ -171,10 +177,8 @@ class BatchPlan:
             batch += stop - start
 
     def _totals(self, rows: np.ndarray) -> StepTotals:
-        """Attended and predicted positions of [B] rows."""
-        return StepTotals(
-            int(self._lengths[rows].sum(dtype=np.int64)), int(self._predictions[rows].sum(dtype=np.int64))
-        )
+        """What [B] rows hold."""
+        return totals_of(self._lengths[rows], self._predictions[rows])
 
     def epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of an epoch in the order of use [<= N] int32, and where its batches are cut [batches + 1] int64.

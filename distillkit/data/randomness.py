@@ -10,6 +10,12 @@ MASK_STREAM = 1
 ORDER_STREAM = 2
 """Order of an epoch's rows."""
 
+SWAP_STREAM = 3
+"""Whether a row shows its two segments swapped."""
+
+CUT_STREAM = 4
+"""Where rows of sentences are cut into two segments."""
+
 
 def generator(seed: int, stream: int, epoch: int, index: int = 0) -> np.random.Generator:
     """A generator whose numbers are a function of the arguments and belong to them alone.

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from distillkit.data.sentences import sentence_lengths
 from distillkit.data.splitting import DOCUMENTS_PER_BATCH, quiet
 from distillkit.errors import DataError
 
@@ -58,7 +59,12 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def tokenize(
-    documents: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, cache_file: Path, *, num_proc: int | None = None
+    documents: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    cache_file: Path,
+    *,
+    num_proc: int | None = None,
+    language: str | None = None,
 ) -> datasets.Dataset:
     """Token ids of every document, in order, without special tokens or truncation.
 
@@ -68,21 +74,23 @@ def tokenize(
         cache_file: Arrow file to write to (with several processes, names like it).
         num_proc: processes; None takes one per core, but no more than one per 1000 documents. The ids do not
             depend on it.
+        language: of the text, to find its sentences; None: they are not looked for. The ids do not depend on it.
 
     Returns:
-        A column "ids" of int32 lists, memory-mapped.
+        A column "ids" of int32 lists, memory-mapped; with a language also "sentences" of int32 lists, tokens of each.
     """
     if num_proc is None:
         num_proc = min(os.cpu_count() or 1, max(1, len(documents) // _DOCUMENTS_PER_PROCESS))
     processes = min(num_proc, len(documents))
+    columns = ["ids"] if language is None else ["ids", "sentences"]
     with quiet():
         tokens = documents.with_format("arrow").map(
-            partial(_tokenize_batch, pipeline=_pipeline(tokenizer)),
+            partial(_tokenize_batch, pipeline=_pipeline(tokenizer), language=language),
             batched=True,
             batch_size=DOCUMENTS_PER_BATCH,
             writer_batch_size=DOCUMENTS_PER_BATCH,
             remove_columns=documents.column_names,
-            features=datasets.Features({"ids": datasets.List(datasets.Value("int32"))}),
+            features=datasets.Features({name: datasets.List(datasets.Value("int32")) for name in columns}),
             num_proc=processes if processes > 1 else None,
             cache_file_name=str(cache_file),
             load_from_cache_file=False,
@@ -101,17 +109,22 @@ def _backend(pipeline: str) -> Tokenizer:
     return Tokenizer.from_str(pipeline)
 
 
-def _tokenize_batch(batch: pa.Table, *, pipeline: str) -> pa.Table:
+def _tokenize_batch(batch: pa.Table, *, pipeline: str, language: str | None) -> pa.Table:
     pieces = [list(_pieces(text)) for text in batch.column("text").to_pylist()]
     owner = np.repeat(np.arange(len(pieces)), [len(own) for own in pieces])
-    encodings = _backend(pipeline).encode_batch_fast(
-        [piece for own in pieces for piece in own], add_special_tokens=False
-    )
+    backend = _backend(pipeline)
+    encode = backend.encode_batch_fast if language is None else backend.encode_batch  # the fast one has no offsets
+    encodings = encode([piece for own in pieces for piece in own], add_special_tokens=False)
     ids = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
     lengths = np.bincount(owner, weights=[len(piece) for piece in ids], minlength=len(pieces)).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     values = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    return pa.table({"ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))})
+    columns = {"ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))}
+    if language is not None:
+        rest = iter(encodings)
+        sentences = [sentence_lengths(own, [next(rest) for _ in own], language) for own in pieces]
+        columns["sentences"] = pa.array(sentences, pa.list_(pa.int32()))
+    return pa.table(columns)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distillkit.heads import apply_head
 from distillkit.teachers import load_model, load_tokenizer
 
 MASK = "[MASK]"
@@ -49,7 +50,8 @@ def _fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str,
     encoded = tokenizer(text.replace(MASK, str(tokenizer.mask_token)), return_tensors="pt")
     place = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
     with torch.no_grad():
-        logits = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits[0, place]
+        hidden = model.base_model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])[0]
+        logits = apply_head(model, hidden[:, place])[0]
     scores, ids = logits.float().softmax(-1).topk(top)
     tokens = (str(tokenizer.decode([token])).strip() for token in ids.tolist())
     return [{"token": token, "score": score} for token, score in zip(tokens, scores.tolist(), strict=True)]

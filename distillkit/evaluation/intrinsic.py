@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distillkit.meters import TermMeter
-from distillkit.objective import HiddenSource, MaskedLMTerm, Objective, SoftTargetTerm, Term
+from distillkit.objective import HiddenSource, MaskedLMTerm, Objective, SentenceOrderTerm, SoftTargetTerm, Term
 from distillkit.types import IGNORE_INDEX, Batch, LossSum
 
 
@@ -47,18 +47,31 @@ class OfTeacherTerm(Term):
         return self.term(teacher_logits, None, labels)
 
 
-def intrinsic_terms(with_teacher: bool) -> dict[str, Term]:
-    """The held-out metrics as terms, all means over the predicted positions.
+class OrderAccuracyTerm(SentenceOrderTerm):
+    """Rows whose segments' order the student names rightly."""
+
+    def __call__(self, order_logits: Tensor, swapped: Tensor) -> LossSum:
+        """Args: [B, 2], [B]."""
+        right = order_logits.argmax(-1) == swapped
+        return LossSum(right.sum().float(), right.new_ones(right.shape, dtype=torch.int64).sum())
+
+
+def intrinsic_terms(with_teacher: bool, with_order: bool = False) -> dict[str, Term]:
+    """The held-out metrics as terms, means over the predicted positions or, of the order, over rows.
 
     Args:
         with_teacher: also the two that compare with a teacher.
+        with_order: also those of the order of a row's two segments.
 
     Returns:
-        mlm_loss (nats) and top1 (share); with a teacher agreement (share) and kl (nats, temperature 1).
+        mlm_loss (nats) and top1 (share); with a teacher agreement (share) and kl (nats, temperature 1); with order
+        sop_loss (nats) and sop_accuracy (share).
     """
     terms: dict[str, Term] = {"mlm_loss": MaskedLMTerm(), "top1": Top1Term()}
     if with_teacher:
         terms |= {"agreement": AgreementTerm(), "kl": SoftTargetTerm(temperature=1.0, positions="predicted")}
+    if with_order:
+        terms |= {"sop_loss": SentenceOrderTerm(), "sop_accuracy": OrderAccuracyTerm()}
     return terms
 
 
@@ -78,7 +91,7 @@ def evaluate_model(
         terms: instead of `intrinsic_terms`.
 
     Returns:
-        name -> mean over predicted positions, and perplexity = exp(mlm_loss). Empty without any batch.
+        name -> mean, and perplexity = exp(mlm_loss). Empty without any batch.
     """
     terms = terms if terms is not None else intrinsic_terms(teacher is not None)
     objective, meter = Objective(terms), TermMeter(list(terms))
@@ -94,22 +107,23 @@ def evaluate_model(
 
 
 def evaluate_pair(
-    model: PreTrainedModel, batches: Iterable[Batch], teacher: HiddenSource | None
+    model: PreTrainedModel, batches: Iterable[Batch], teacher: HiddenSource | None, *, with_order: bool = False
 ) -> tuple[dict[str, float], dict[str, float] | None]:
     """A student's figures and its teacher's from one pass of both.
 
     Args:
         model, batches: as `evaluate_model`.
         teacher: what the student is compared with, or None.
+        with_order: also judge how the student orders segments: it has the head, and the rows are pairs.
 
     Returns:
         evaluate_model's figures of the student, and of the teacher without comparing it with itself; None without one.
     """
     if teacher is None:
-        return evaluate_model(model, batches), None
+        return evaluate_model(model, batches, terms=intrinsic_terms(False, with_order)), None
     mark = "teacher/"
     own = {f"{mark}{name}": OfTeacherTerm(term) for name, term in intrinsic_terms(False).items()}
-    both = evaluate_model(model, batches, teacher=teacher, terms=intrinsic_terms(True) | own)
+    both = evaluate_model(model, batches, teacher=teacher, terms=intrinsic_terms(True, with_order) | own)
     of_teacher = {name.removeprefix(mark): value for name, value in both.items() if name.startswith(mark)}
     return {name: both[name] for name in both if not name.startswith(mark)}, with_perplexity(of_teacher)
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.evaluation.intrinsic import evaluate_model, evaluate_pair
+from distillkit.heads import has_order_head
 from distillkit.objective import HiddenSource
 from distillkit.progress import activity, results_console
 from distillkit.students.counting import count_parameters
@@ -25,6 +26,7 @@ COLUMNS = {
     "top1": ("top-1", "{:.1%}"),
     "agreement": ("agreement", "{:.1%}"),
     "kl": ("KL", "{:.3f}"),
+    "sop_accuracy": ("sentence order", "{:.1%}"),
 }
 
 
@@ -101,7 +103,9 @@ def evaluate_side_by_side(
     with torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")):
         for name, model in students.items():
             model.to(device)  # type: ignore[arg-type]
-            results, of_teacher = evaluate_pair(model, _batches(data, limit, name, device), teacher)
+            order = data.packing == "sentences" and has_order_head(model)
+            batches = _batches(data, limit, name, device)
+            results, of_teacher = evaluate_pair(model, batches, teacher, with_order=order)
             figures[name] |= results
         for name in models.keys() - students.keys():
             if of_teacher is None:
@@ -136,6 +140,8 @@ def move(batch: Batch, device: torch.device) -> Batch:
         attention_mask=None if batch.attention_mask is None else batch.attention_mask.to(device),
         labels=batch.labels.to(device),
         layout=layout,
+        segments=None if batch.segments is None else batch.segments.to(device),
+        swapped=None if batch.swapped is None else batch.swapped.to(device),
     )
 
 

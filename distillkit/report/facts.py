@@ -29,7 +29,7 @@ BUSY = 0.2
 """Spread of the latency, as a share of the median, from which the page says that the machine was busy."""
 _SIZES = ("class", "layers", "hidden_size", "unique_parameters", "nominal_parameters")
 _COST = ("disk_mb", "latency_ms", "latency_p95_ms", "latency_spread", "peak_memory_mb")
-_HELD_OUT = ("mlm_loss", "perplexity", "top1", "agreement", "kl")
+_HELD_OUT = ("mlm_loss", "perplexity", "top1", "agreement", "kl", "sop_accuracy")
 
 
 class _Teacher(NamedTuple):

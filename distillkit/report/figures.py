@@ -19,18 +19,20 @@ LOSSES = {
     "ce": ("Soft targets (ce)", "KL x T², nats"),
     "mlm": ("Masked LM (mlm)", "nats"),
     "cos": ("Hidden states (cos)", "1 - cosine"),
+    "sop": ("Sentence order (sop)", "nats"),
 }
 HELD_OUT = {
     "mlm_loss": ("Held-out MLM loss", "nats"),
     "top1": ("Held-out top-1", "share correct"),
     "agreement": ("Agreement with the teacher", "share of positions"),
     "kl": ("KL to the teacher", "nats"),
+    "sop_accuracy": ("Held-out sentence order", "share right"),
 }
 SPEED = {
     "tokens_per_second": ("Tokens a second", "attended tokens/s"),
     "mfu": ("Share of the machine's roof", "share"),
 }
-_SHARES = ("valid/top1", "valid/agreement", "speed/mfu")
+_SHARES = ("valid/top1", "valid/agreement", "valid/sop_accuracy", "speed/mfu")
 _TICKS = [1, 2, 2.5, 5, 10]
 
 

@@ -27,6 +27,7 @@ MODEL_ROWS: dict[str, tuple[str, str]] = {
     "of_teacher": ("top-1, share of the teacher's", "{:.1%}"),
     "agreement": ("agreement with the teacher", "{:.1%}"),
     "kl": ("KL to the teacher, nats", "{:.3f}"),
+    "sop_accuracy": ("sentence order, share right", "{:.1%}"),
 }
 
 

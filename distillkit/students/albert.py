@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
-from transformers import AlbertConfig, AlbertForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import AlbertConfig, PreTrainedConfig, PreTrainedModel
 
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.students.layers import check_dropout, check_layers, unused_bert_weights
+from distillkit.students.order_head import MIN_TYPES, albert_class, start_order_head
 from distillkit.students.transfer import BuiltStudent, Transfer, start_randomly
 
 MAX_EMBEDDING_SIZE = 128
@@ -51,6 +52,7 @@ def build_albert(
     init: Literal["average", "first", "random"] = "average",
     layers: list[int] | None = None,
     dropout: float | None = None,
+    sop: float = 0.0,
 ) -> BuiltStudent:
     """An AlbertForMaskedLM in the source's sizes, started from its weights.
 
@@ -62,6 +64,7 @@ def build_albert(
         init: a block is the average of its range of source layers, the first of them, or (with all else) random.
         layers: the source layers that the blocks come from, split evenly into ranges; None: all.
         dropout: hidden and attention dropout; None: the source's.
+        sop: weight of sentence-order prediction; above 0 an AlbertForPreTraining, which has the head and two token types.
 
     Returns:
         BuiltStudent: float32, train mode.
@@ -74,9 +77,12 @@ def build_albert(
     """
     config = _config(source, embedding_size, num_layers, num_groups, dropout)
     _check_start(source, init, layers)
+    if sop > 0:
+        config.type_vocab_size = max(config.type_vocab_size, MIN_TYPES)
+    student = albert_class(sop)(config)
     if init == "random":
-        return start_randomly(source, AlbertForMaskedLM(config))
-    return _start_from_bert(source, config, _source_layers(source, layers, num_groups, init))
+        return start_randomly(source, student)
+    return _start_from_bert(source, student, _source_layers(source, layers, num_groups, init))
 
 
 def _check_start(source: PreTrainedModel, init: str, layers: list[int] | None) -> None:
@@ -97,13 +103,15 @@ def _check_start(source: PreTrainedModel, init: str, layers: list[int] | None) -
         )
 
 
-def _start_from_bert(source: PreTrainedModel, config: AlbertConfig, blocks: list[list[int]]) -> BuiltStudent:
-    """A student whose shared block g averages the source layers blocks[g]."""
-    transfer = Transfer(source, AlbertForMaskedLM(config))
+def _start_from_bert(source: PreTrainedModel, student: PreTrainedModel, blocks: list[list[int]]) -> BuiltStudent:
+    """The student, its shared block g averaging the source layers blocks[g]."""
+    config = student.config
+    transfer = Transfer(source, student)
     factorization = _transfer_embeddings(transfer, source.config, config)
     for group, layers in enumerate(blocks):
         _transfer_block(transfer, group, layers)
     _transfer_head(transfer, factorization.basis)
+    start_order_head(transfer)
     for prefix, reason in unused_bert_weights(source.config.num_hidden_layers, list(chain(*blocks))).items():
         transfer.leave(prefix, reason)
     depth = config.num_hidden_layers

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from distillkit.sweeps.arms import Arm
 
-CURVES = ("valid/mlm_loss", "valid/kl", "valid/agreement")
+CURVES = ("valid/mlm_loss", "valid/kl", "valid/agreement", "valid/sop_accuracy")
 """Unweighted: the loss that is minimized weighs its terms differently in each arm."""
 Curves = Mapping[str, Sequence[Sequence[float]]]
 

@@ -14,7 +14,7 @@ from distillkit.rundir import CONFIG, METRICS, RunFolder, read_events
 from distillkit.status import read_status
 from distillkit.sweeps.arms import Arm
 
-HELD_OUT = ("mlm_loss", "kl", "agreement", "top1")
+HELD_OUT = ("mlm_loss", "kl", "agreement", "top1", "sop_accuracy")
 """Figures of evaluation.json that arms are compared by; the loss as it is weighed is none: its weights differ."""
 TASK = "task "
 

@@ -75,7 +75,7 @@ class DistillationModule(ClippedModule):
         self.watch = FiniteWatch(list(objective.terms))
         self.meter = TermMeter(list(objective.terms))
         self.valid_terms = {f"objective/{name}": term for name, term in objective.terms.items()} | intrinsic_terms(
-            teacher is not None
+            teacher is not None, any(term.on == "order" for term in objective.terms.values())
         )
         self.valid_meter = TermMeter(list(self.valid_terms))
         self.resumed_step = 0

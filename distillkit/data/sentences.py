@@ -1,0 +1,58 @@
+"""Where the sentences of a text end, in characters and in tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from itertools import accumulate
+
+import numpy as np
+import sentencex
+from tokenizers import Encoding
+
+from distillkit.errors import ConfigError
+
+_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,})*")
+
+
+def check_language(language: str) -> None:
+    """Raise ConfigError unless this is a language's code; one without rules of its own is read by those of another."""
+    if not isinstance(language, str) or not _CODE.fullmatch(language):
+        raise ConfigError(
+            "not the code of a language", key="data.language", value=language, allowed="ISO 639, such as en, de, zh",
+            fix="set data.language=en",
+        )  # fmt: skip
+
+
+def segmenter_identity(language: str) -> list[str]:
+    """What decides where sentences end, besides the text: another version may see them elsewhere."""
+    return ["sentencex", version("sentencex"), language]
+
+
+def sentence_lengths(pieces: Sequence[str], encodings: Iterable[Encoding], language: str) -> list[int]:
+    """Tokens of each sentence of a document.
+
+    A token belongs to the sentence of its last character: tokens that take the space before a word along (byte-level
+    BPE, SentencePiece) begin in the sentence before.
+
+    Args:
+        pieces: of the text, one after the other; a sentence may go on in the next.
+        encodings: of the pieces, with the offsets of the tokens in characters.
+        language: its code.
+
+    Returns:
+        Numbers of tokens, none of them 0; they add up to those of the encodings.
+    """
+    found: list[int] = []
+    goes_on = False
+    for piece, encoding in zip(pieces, encodings, strict=True):
+        ends = list(accumulate(map(len, sentencex.segment(language, piece))))
+        last = np.asarray([end for _, end in encoding.offsets], dtype=np.int64) - 1
+        sentence = np.searchsorted(ends, np.maximum.accumulate(np.maximum(last, 0)), side="right")
+        counts = np.bincount(sentence, minlength=len(ends)).tolist()
+        if goes_on and found and counts:
+            found[-1] += counts.pop(0)
+        found += counts
+        goes_on = True
+    return [count for count in found if count]
