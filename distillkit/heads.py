@@ -75,7 +75,7 @@ def class_of(config: PreTrainedConfig, stored: Collection[str]) -> Any:
 
 
 def has_order_head(model: PreTrainedModel) -> bool:
-    """Whether a model has a head for sentence order beside its masked-LM head; of transformers' classes ALBERT's has."""
+    """Whether a model has a head for sentence order beside its masked-LM head; only an AlbertForPreTraining has."""
     return isinstance(model, AlbertForPreTraining)
 
 

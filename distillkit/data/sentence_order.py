@@ -83,7 +83,7 @@ class PairPacker:
         pieces: list[np.ndarray | list[int]] = []
         for begin, cut, stop in places.tolist():
             pieces += [[start], values[begin:cut], [end], values[cut:stop], [end]]
-        segments = np.diff(places, axis=1) + [2, 1]
+        segments = np.diff(places, axis=1) + np.array([2, 1])  # A with [CLS] and [SEP], B with [SEP]
         joined = np.concatenate([np.empty(0, dtype=np.int32), *pieces], dtype=np.int32, casting="unsafe")
         return Ragged(joined, segments.sum(axis=1), segments.ravel())
 

@@ -64,7 +64,7 @@ def build_albert(
         init: a block is the average of its range of source layers, the first of them, or (with all else) random.
         layers: the source layers that the blocks come from, split evenly into ranges; None: all.
         dropout: hidden and attention dropout; None: the source's.
-        sop: weight of sentence-order prediction; above 0 an AlbertForPreTraining, which has the head and two token types.
+        sop: weight of sentence-order prediction; above 0 an AlbertForPreTraining, which has a head for it.
 
     Returns:
         BuiltStudent: float32, train mode.
@@ -105,7 +105,7 @@ def _check_start(source: PreTrainedModel, init: str, layers: list[int] | None) -
 
 def _start_from_bert(source: PreTrainedModel, student: PreTrainedModel, blocks: list[list[int]]) -> BuiltStudent:
     """The student, its shared block g averaging the source layers blocks[g]."""
-    config = student.config
+    config: Any = student.config
     transfer = Transfer(source, student)
     factorization = _transfer_embeddings(transfer, source.config, config)
     for group, layers in enumerate(blocks):

@@ -28,8 +28,8 @@ def build_pretrained(
         new_head: start the masked-LM head anew, its decoder tied to the word embeddings.
         dropout: hidden and attention dropout; None: the source's.
         frozen: regular expressions; weights they are found in the names of are not trained.
-        sop: weight of sentence-order prediction; above 0 an ALBERT has its head for it, the source's or a fresh one, and
-            with 0 it has none.
+        sop: weight of sentence-order prediction; above 0 an ALBERT has a head for it, the source's or a fresh one, with
+            0 it has none.
 
     Returns:
         BuiltStudent: float32, train mode.
