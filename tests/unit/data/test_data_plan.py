@@ -9,6 +9,7 @@ import pytest
 
 from distillkit.data.plan import BatchPlan, MicroBatch, padded_length
 from distillkit.errors import ConfigError, DataError
+from distillkit.types import StepTotals
 
 T = 60
 RNG = np.random.default_rng(0)
@@ -19,6 +20,7 @@ SHAPES = [
     {"packing": "full", "batch_tokens": 4 * T + 7},
     {"packing": "none", "batch_size": 4},
     {"packing": "none", "batch_tokens": 200},
+    {"packing": "sentences", "batch_size": 4},
 ]
 
 
@@ -95,7 +97,8 @@ def test_totals_are_those_of_the_whole_step_when_it_is_cut(shape) -> None:
     for step in range(plan.steps_per_epoch):
         batches = [batch for rank in ranks for batch in rank if batch.step == step]
         rows = np.concatenate([batch.rows for batch in batches])
-        expected = (T * len(rows) if shape["packing"] == "full" else LENGTHS[rows].sum(), PREDICTIONS[rows].sum())
+        tokens = T * len(rows) if shape["packing"] == "full" else LENGTHS[rows].sum()
+        expected = StepTotals(tokens, PREDICTIONS[rows].sum(), len(rows))
         assert [batch.totals for batch in batches] == [expected] * 4
 
 
