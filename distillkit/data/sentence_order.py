@@ -53,7 +53,7 @@ class PairPacker:
             ends = np.concatenate([[0], np.cumsum(sentences)])
             stops = np.searchsorted(ends, np.cumsum(lengths)).tolist()
             bounds: list[tuple[int, int, int]] = []
-            for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+            for start, stop in pairwise([0, *stops]):
                 bounds += self._document(sentences[start:stop].tolist(), start)
             self.counts["tokens"] += len(values)
             self.counts["sentences"] += len(sentences)

@@ -37,22 +37,19 @@ def sentence_lengths(pieces: Sequence[str], encodings: Iterable[Encoding], langu
     BPE, SentencePiece) begin in the sentence before.
 
     Args:
-        pieces: of the text, one after the other; a sentence may go on in the next.
+        pieces: of the text, one after the other.
         encodings: of the pieces, with the offsets of the tokens in characters.
         language: its code.
 
     Returns:
         Numbers of tokens, none of them 0; they add up to those of the encodings.
     """
-    found: list[int] = []
-    goes_on = False
-    for piece, encoding in zip(pieces, encodings, strict=True):
-        ends = list(accumulate(map(len, sentencex.segment(language, piece))))
-        last = np.asarray([end for _, end in encoding.offsets], dtype=np.int64) - 1
-        sentence = np.searchsorted(ends, np.maximum.accumulate(np.maximum(last, 0)), side="right")
-        counts = np.bincount(sentence, minlength=len(ends)).tolist()
-        if goes_on and found and counts:
-            found[-1] += counts.pop(0)
-        found += counts
-        goes_on = True
-    return [count for count in found if count]
+    ends = list(accumulate(map(len, sentencex.segment(language, "".join(pieces)))))
+    starts = accumulate(map(len, pieces), initial=0)
+    last = [
+        max(start + end - 1, 0)
+        for start, encoding in zip(starts, encodings, strict=False)
+        for _, end in encoding.offsets
+    ]
+    counts = np.bincount(np.searchsorted(ends, np.maximum.accumulate(last), side="right")) if last else np.empty(0, int)
+    return counts[counts > 0].tolist()

@@ -103,7 +103,7 @@ def evaluate_side_by_side(
     with torch.autocast(device.type, torch.bfloat16, enabled=str(precision) in ("bf16-mixed", "bf16")):
         for name, model in students.items():
             model.to(device)  # type: ignore[arg-type]
-            order = data.packing == "sentences" and has_order_head(model)
+            order = has_order_head(model) and data.packing == "sentences"
             batches = _batches(data, limit, name, device)
             results, of_teacher = evaluate_pair(model, batches, teacher, with_order=order)
             figures[name] |= results

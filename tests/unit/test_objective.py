@@ -144,7 +144,7 @@ def test_objective_sums_each_term_over_its_own_positions_when_they_differ(positi
                 tiny_model(seed=1), FrozenTeacher(tiny_model()), batch
             ).sums
         counts = {name: int(s.count) for name, s in sums.items()}
-        attended, predicted = batch.totals
+        attended, predicted, _ = batch.totals
         assert counts == {"ce": attended if positions == "all" else predicted, "mlm": predicted, "cos": attended}
 
 

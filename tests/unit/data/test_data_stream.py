@@ -149,7 +149,7 @@ def test_held_out_rows_come_once_with_fixed_masks_when_ranks_share_them(make_mod
     for batch in batches:
         assert batch.step == -1
         mask = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
-        assert batch.totals == (int(mask.sum()), int((batch.labels != IGNORE_INDEX).sum()))
+        assert batch.totals == (int(mask.sum()), int((batch.labels != IGNORE_INDEX).sum()), len(mask))
         ids = torch.where(batch.labels == IGNORE_INDEX, batch.input_ids, batch.labels)
         restored += [row[:n].tolist() for row, n in zip(ids, mask.sum(1), strict=True)]
     assert sorted(restored) == sorted(rows["input_ids"][:])
