@@ -150,6 +150,8 @@ def _transfer_embeddings(transfer: Transfer, source: PreTrainedConfig, student: 
     0: ALBERT's LayerNorm sits before the projection and BERT's after it, so that no projection is exact.
     """
     words, positions, types = (transfer.read(f"bert.embeddings.{table}.weight").double() for table in _TABLES)
+    more = student.type_vocab_size - len(types)  # where two segments are to be told apart and the source knows one
+    types = torch.cat([types, types[-1:].expand(more, -1)])
     # Eigenvectors of the Gram matrix are the right singular vectors, at a fraction of the cost of an SVD of [V, H].
     values, vectors = torch.linalg.eigh(words.T @ words)
     basis = vectors[:, -student.embedding_size :].flip(1)

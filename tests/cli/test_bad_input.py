@@ -52,6 +52,13 @@ PLAIN = [
     plain("infinite weight", "loss.alpha=inf", "loss.alpha=inf"),
     plain("layer out of range", "student.layers=[0,9]", "student.layers", "9", "0..3"),
     plain("layers twice", "student.num_layers=7", "student.num_layers"),
+    plain("order of one segment", "student=albert loss.sop=1", "loss.sop=1", "fix: set data.packing=sentences"),
+    plain("order without a head", "data.packing=sentences loss.sop=1", "loss.sop=1", "fix: set student=albert"),
+    plain("negative order", "student=albert data.packing=sentences loss.sop=-1", "loss.sop=-1", "allowed: [0, inf)"),
+    plain(
+        "language that is none", "data.packing=sentences data.language=English", "data.language=English", "en, de, zh"
+    ),
+    plain("no two sentences", "data.packing=sentences", "data.packing=sentences", "data.sample_by=document"),
     plain("longer than the positions", "data.max_length=65", "data.max_length=65", "64"),
     plain("probability 0", "masking.probability=0", "masking.probability=0", "(0, 1)"),
     plain("probability 1", "masking.probability=1", "masking.probability=1", "(0, 1)"),

@@ -38,15 +38,20 @@ POLL_SECONDS = 0.001
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads: a teacher with its tokenizer, a corpus of one document a line, and a cache of its own."""
+    """What a run reads: a teacher with its tokenizer, a corpus of one document a line, and a cache of its own.
+
+    sentences is a corpus that makes about as many rows; its documents have sentences.
+    """
 
     teacher: Path
     corpus: Path
+    sentences: Path
     cache: Path
 
-    def words(self) -> list[str]:
-        """The overrides that name them; no page at the end, which takes seconds."""
-        names = [f"teacher.path={self.teacher}", "data=text", f"data.path={self.corpus}"]
+    def words(self, packing: str = "full") -> list[str]:
+        """The overrides that name them and the packing; no page at the end, which takes seconds."""
+        corpus = self.sentences if packing == "sentences" else self.corpus
+        names = [f"teacher.path={self.teacher}", "data=text", f"data.path={corpus}", f"data.packing={packing}"]
         return [*names, "logger=none", "run.report=false"]
 
     def environment(self) -> dict[str, str]:
@@ -62,11 +67,12 @@ class Inputs:
 
 def make_inputs(folder: Path, *, documents: int = 90) -> Inputs:
     """A random BERT (4 layers of 32, dropout 0.1, 100 ids, 64 positions) and `documents` lines of 20 to 50 words."""
-    teacher, corpus = folder / "teacher", folder / "corpus.txt"
+    teacher, corpus, sentences = folder / "teacher", folder / "corpus.txt", folder / "sentences.txt"
     make_bert().save_pretrained(teacher)
     make_tokenizer().save_pretrained(teacher)
     corpus.write_text(make_text(documents))
-    return Inputs(teacher, corpus, folder / "cache")
+    sentences.write_text(make_text(documents * 2 // 3, sentence=7))
+    return Inputs(teacher, corpus, sentences, folder / "cache")
 
 
 def make_bert(**settings: Any) -> BertForMaskedLM:
@@ -91,10 +97,15 @@ def make_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def make_text(documents: int, *, seed: int = 0) -> str:
-    """Lines of 20 to 50 known words."""
+def make_text(documents: int, *, seed: int = 0, sentence: int | None = None) -> str:
+    """Lines of 20 to 50 known words, with a full stop after each `sentence` of them."""
     rng = np.random.default_rng(seed)
-    return "".join(" ".join(rng.choice(WORDS, size=rng.integers(20, 51))) + "\n" for _ in range(documents))
+    lines = [rng.choice(WORDS, size=rng.integers(20, 51)).tolist() for _ in range(documents)]
+    if sentence is not None:
+        starts = range(0, 50, sentence)
+        parts = [[line[at : at + sentence] for at in starts if at < len(line)] for line in lines]
+        lines = [[" ".join(part).capitalize() + "." for part in line] for line in parts]
+    return "".join(" ".join(line) + "\n" for line in lines)
 
 
 MAX_STEPS = 14
@@ -116,7 +127,7 @@ class Recipe:
     def words(self, inputs: Inputs, *, every: int, workers: int = 0) -> list[str]:
         """A train command without its folder; every step is logged, a checkpoint comes `every` steps."""
         return [
-            "train", *inputs.words(), f"student={self.student}", "student.dropout=0.1", f"data.packing={self.packing}",
+            "train", *inputs.words(self.packing), f"student={self.student}", "student.dropout=0.1",
             f"data.batch_size={ROWS_PER_STEP // self.accumulate}", "data.max_length=48",
             f"trainer.accumulate_grad_batches={self.accumulate}", f"trainer.max_steps={MAX_STEPS}", *self.more,
             f"data.num_workers={workers}", "trainer.log_every_n_steps=1", f"checkpoint.every_n_steps={every}",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import AlbertForPreTraining, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from distillkit.layout import with_layout
@@ -33,12 +33,16 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(
-    model_type: str = "bert", *, seed: int = 0, attention: str | None = "eager", **settings: Any
+    model_type: str = "bert", *, seed: int = 0, attention: str | None = "eager", order: bool = False, **settings: Any
 ) -> PreTrainedModel:
-    """A random masked-LM model without dropout, in eval mode; every weight perturbed, so that no bias is zero."""
+    """A random masked-LM model without dropout, in eval mode; every weight perturbed, so that no bias is zero.
+
+    order: an ALBERT with the head for sentence order too.
+    """
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[model_type](**(SIZES | EXTRAS.get(model_type, {}) | settings))
-    model = AutoModelForMaskedLM.from_config(config, attn_implementation=attention).eval()
+    make = AlbertForPreTraining._from_config if order else AutoModelForMaskedLM.from_config
+    model = make(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -80,3 +84,12 @@ def make_batch(lengths: tuple[int, ...] = (12, 7, 9, 3), *, packed: bool = False
     labels = torch.where(chosen, torch.randint(5, VOCABULARY, shape, generator=generator), IGNORE_INDEX)
     mask = None if packed else attended.long()
     return Batch(ids * attended, mask, labels, 0, 0, StepTotals(int(attended.sum()), int(chosen.sum())))
+
+
+def paired(batch: Batch, *, swapped: tuple[int, ...] = (1, 0, 0, 1)) -> Batch:
+    """The rows as two segments each, the second from the middle on."""
+    assert batch.attention_mask is not None and len(swapped) == len(batch.labels)
+    middle = batch.attention_mask.sum(1, keepdim=True) // 2
+    segments = (torch.arange(batch.labels.shape[1]) >= middle).long() * batch.attention_mask
+    totals = batch.totals._replace(sequences=len(swapped))
+    return batch._replace(segments=segments, swapped=torch.tensor(swapped), totals=totals)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distillkit.heads import apply_head, head_parameters
+from distillkit.heads import apply_head, has_order_head, head_parameters, order_logits
 from distillkit.objective import MaskedLMTerm, Objective
-from tests.parity.models import VOCABULARY, make_batch, tiny_model
+from tests.parity.models import VOCABULARY, make_batch, paired, tiny_model
 
 ARCHITECTURES = ["bert", "distilbert", "albert", "roberta", "electra", "modernbert"]
 
@@ -23,6 +23,16 @@ def test_head_gives_stock_logits_when_applied_to_chosen_rows(model_type: str) ->
         again = model(**inputs).logits[chosen]
     torch.testing.assert_close(rows, whole, rtol=1e-5, atol=1e-5)
     assert torch.equal(again, whole)
+
+
+def test_both_heads_give_stock_logits_when_the_model_has_one_for_order() -> None:
+    model, batch = tiny_model("albert", order=True), paired(make_batch())
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.segments}
+    with torch.no_grad():
+        whole, hidden = model(**inputs), model.base_model(**inputs)[0]
+        torch.testing.assert_close(apply_head(model, hidden[0]), whole.prediction_logits[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(order_logits(model, hidden[:, 0]), whole.sop_logits, rtol=1e-5, atol=1e-5)
+    assert has_order_head(model) and not has_order_head(tiny_model("albert"))
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

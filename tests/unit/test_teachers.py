@@ -26,7 +26,7 @@ from transformers import (
 
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.teachers import Teacher, check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
-from tests.parity.models import make_batch
+from tests.parity.models import make_batch, tiny_model
 
 SIZES: dict[str, Any] = dict(
     vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
@@ -97,6 +97,17 @@ def test_load_model_returns_every_weight_when_the_folder_is_whole(
     expected = original.state_dict()
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name].float()) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_load_model_keeps_the_head_for_order_when_the_folder_has_one(order: bool, tmp_path: Path) -> None:
+    original = tiny_model("albert", order=order)
+    original.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    assert type(model) is type(original)
+    expected = original.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_load_model_keeps_an_untied_decoder_when_the_config_says_so(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AlbertForMaskedLM, AlbertForPreTraining
+from transformers.models.bert.modeling_bert import BertPooler
 
 from distillkit.errors import ConfigError, TeacherError
 from distillkit.students import build_albert
@@ -186,3 +188,23 @@ def test_albert_offers_a_random_start_when_the_source_is_no_bert(make_source):
 def test_albert_names_the_missing_size_when_the_source_has_none(make_source):
     with pytest.raises(TeacherError, match="xlm source has none of"):
         build_albert(make_source("xlm"), init="random")
+
+
+def test_albert_has_bert_s_pooler_and_a_fresh_head_when_order_is_trained(make_source):
+    source = make_source("bert", type_vocab_size=1)
+    source.bert.pooler = BertPooler(source.config)
+    student, report = build_albert(source, sop=1.0)
+    assert type(student) is AlbertForPreTraining
+    assert torch.equal(student.albert.pooler.weight, source.bert.pooler.dense.weight)
+    assert report.student["sop_classifier.classifier.weight"].startswith("initialised: random")
+    assert student.config.type_vocab_size == 2, "two segments must be told apart"
+
+
+@pytest.mark.parametrize("init", ["average", "random"])
+def test_albert_starts_a_pooler_anew_when_the_source_has_none(bert, init):
+    student, report = build_albert(bert, init=init, sop=1.0)
+    assert report.student["albert.pooler.weight"].startswith("initialised: random")
+    assert student.albert.pooler.weight.std() > 0
+    plain = build_albert(bert, init=init).model
+    assert type(plain) is AlbertForMaskedLM
+    assert plain.albert.pooler is None

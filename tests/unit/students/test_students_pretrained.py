@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import AlbertForMaskedLM
 
 from distillkit.errors import ConfigError
 from distillkit.students import build_pretrained
@@ -75,3 +76,28 @@ def test_pretrained_trains_every_weight_when_nothing_is_frozen(bert):
 def test_pretrained_is_refused_when_frozen_does_not_fit(bert, frozen, problem):
     with pytest.raises(ConfigError, match=rf"^student\.frozen=.*: {problem}"):
         build_pretrained(bert, frozen=frozen)
+
+
+def test_pretrained_keeps_the_order_head_when_order_is_trained(make_source):
+    source = make_source("albert", order=True)
+    student, _ = build_pretrained(source, sop=1.0, new_head=True)
+    for name in ("albert.pooler.weight", "sop_classifier.classifier.weight"):
+        assert torch.equal(student.get_parameter(name), source.get_parameter(name)), name
+    assert not torch.equal(student.predictions.dense.weight, source.predictions.dense.weight), "the MLM head is new"
+
+
+def test_pretrained_leaves_the_order_head_behind_when_order_is_not_trained(make_source):
+    student, report = build_pretrained(make_source("albert", order=True))
+    assert type(student) is AlbertForMaskedLM
+    assert report.source["sop_classifier.classifier.bias"] == "unused: sentence order is not trained (loss.sop=0)"
+
+
+def test_pretrained_gets_a_fresh_order_head_when_the_source_has_none(make_source):
+    report = build_pretrained(make_source("albert"), sop=1.0).report
+    assert report.student["sop_classifier.classifier.weight"].startswith("initialised: random")
+    assert report.student["predictions.dense.weight"] == "copied from predictions.dense.weight"
+
+
+def test_pretrained_names_the_key_when_its_kind_has_no_order_head(bert):
+    with pytest.raises(ConfigError, match=r"loss\.sop.*student=albert"):
+        build_pretrained(bert, sop=1.0)
