@@ -23,6 +23,7 @@ VERBS = {
     "info": "check a configuration; sizes, layers, rows, steps, time and memory to expect; takes train's overrides",
     "status": "how a run or a sweep is getting on, while it trains or after: distillkit status RUN_DIR...",
     "report": "a page of one or several runs, or of a sweep: distillkit report RUN_DIR...|SWEEP_DIR [output=DIR]",
+    "tokenizer": "train a vocabulary: distillkit tokenizer data=text data.path='corpus/*.txt' output=my_tokenizer",
     "hash": "one line that identifies a model's weights: distillkit hash RUN_DIR|MODEL_DIR",
 }
 
@@ -34,10 +35,10 @@ verbs:
 {{verbs}}
 
 options:
-  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate, compare, sweep)
+  --cfg job [--resolve]   print the configuration instead of running (train, info, evaluate, compare, sweep, tokenizer)
   -m, --multirun          train every combination of comma-separated values, one process each (train)
-  --config-dir DIR        add your own conf files (train, info, evaluate, compare, sweep)
-  --json                  machine-readable output (info, evaluate, compare, sweep, status, report)
+  --config-dir DIR        add your own conf files (train, info, evaluate, compare, sweep, tokenizer)
+  --json                  machine-readable output (info, evaluate, compare, sweep, status, report, tokenizer)
   --no-probe              leave out what needs a few steps of training: time and memory (info, sweep --dry-run)
   --dry-run               print the arms, their commands and what they will take, and start nothing (sweep)
   --retry-failed          run arms that have failed again (sweep)
@@ -125,7 +126,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(verb: str, words: list[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"distillkit {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    if verb in ("train", "info", "evaluate", "compare", "sweep"):
+    if verb in ("train", "info", "evaluate", "compare", "sweep", "tokenizer"):
         parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
         parser.add_argument("--resolve", action="store_true")
         parser.add_argument("--config-dir", "-cd")
@@ -140,7 +141,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
         parser.add_argument("--wandb-yaml", action="store_true")
     if verb in ("info", "sweep"):
         parser.add_argument("--no-probe", dest="probe", action="store_false")
-    if verb in ("info", "evaluate", "compare", "sweep", "status", "report"):
+    if verb in ("info", "evaluate", "compare", "sweep", "status", "report", "tokenizer"):
         parser.add_argument("--json", action="store_true")
     return parser.parse_intermixed_args(words)
 
@@ -174,5 +175,6 @@ def _complete(words: list[str]) -> int:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         plugin = plugins[shell](hydra.config_loader)
-        getattr(plugin, action)(*([verb if verb in ("evaluate", "compare") else "train"] if action == "query" else []))
+        composed = verb if verb in ("evaluate", "compare", "tokenizer") else "train"
+        getattr(plugin, action)(*([composed] if action == "query" else []))
     return 0

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ def _prepare(args: argparse.Namespace, *, keep_memory: bool = True) -> None:
     """Readies the process for work: the libraries quiet, activities shown, freed memory kept where no key says so."""
     from distillkit import launching, machine, progress
 
-    _quiet()
+    progress.quiet_libraries()
     if keep_memory:
         machine.keep_freed_memory()
     if launching.is_first_rank():
@@ -33,29 +32,12 @@ def _starting() -> contextlib.AbstractContextManager[Any]:
     return activity("starting")
 
 
-def _quiet() -> None:
-    """Keeps the libraries' tips, bars and load reports off the screen: a user's mistake is to be the only line."""
-    import logging
-
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-    ):
-        os.environ.setdefault(name, value)
-    logging.disable(logging.WARNING)  # setting levels does not do: Lightning raises its own when it is imported
-    warnings.filterwarnings("ignore")
-    warnings.filterwarnings("default", module=r"distillkit\..*")
-    warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)
-
-
 def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[str, Any] | None:
     """The settled and checked configuration; None when it was only to be printed."""
     from omegaconf import OmegaConf
 
     from distillkit import config, validation
+    from distillkit.targets import check_targets
 
     cfg, hydra = config.load(name, overrides, args.config_dir)
     if args.cfg:
@@ -64,10 +46,7 @@ def _compose(name: str, args: argparse.Namespace, overrides: list[str]) -> dict[
         print(OmegaConf.to_yaml(shown, resolve=args.resolve), end="")
         return None
     settled = config.settle(cfg, hydra)
-    checks = {
-        "train": validation.validate, "compare": validation.validate_comparison, "sweep": validation.validate_sweep,
-    }  # fmt: skip
-    checks.get(name, validation.check_targets)(settled)
+    validation.CHECKS.get(name, check_targets)(settled)
     return settled
 
 
@@ -235,6 +214,22 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tokenizer(args: argparse.Namespace) -> int:
+    cfg = _compose("tokenizer", args, args.words)
+    if cfg is None:
+        return 0
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # what comes out does not depend on it
+    _prepare(args)
+    with _starting():
+        from distillkit.building import make
+        from distillkit.vocabulary.training import as_text, train_tokenizer
+
+    corpus, cache = make(cfg["data"]["corpus"]), cfg["data"]["cache_dir"]
+    facts = train_tokenizer(corpus, cfg["output"], **cfg["tokenizer"], cache_dir=cache)
+    print(json.dumps(facts) if args.json else as_text(facts))
+    return 0
+
+
 def _status(args: argparse.Namespace) -> int:
     from distillkit.status import as_text, read_status
     from distillkit.sweeps import arms, live
@@ -299,4 +294,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "report": _report,
     "hash": _hash,
+    "tokenizer": _tokenizer,
 }

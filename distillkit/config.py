@@ -50,7 +50,7 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     """Composes conf/<name>.yaml with overrides.
 
     Args:
-        name: "train", "evaluate", "compare" or "sweep".
+        name: "train", "evaluate", "compare", "sweep" or "tokenizer".
         overrides: in Hydra's grammar.
         config_dir: a folder of the user's own files that adds to the groups.
 
@@ -152,7 +152,7 @@ def keys(name: str, overrides: Sequence[str]) -> list[str]:
     """Every dotted key of a composition.
 
     Args:
-        name: "train", "evaluate", "compare" or "sweep".
+        name: "train", "evaluate", "compare", "sweep" or "tokenizer".
         overrides: group choices; when they fail themselves, the keys are those of the defaults.
     """
     for chosen in (overrides, ()):

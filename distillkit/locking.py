@@ -27,13 +27,15 @@ class FolderLock:
 
     Args:
         folder: exists.
+        key: the configuration key to name in an error.
+        value: its value; the folder unless given.
 
     Raises:
         RunStateError: another process holds it; its pid is named.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, key: str = "run.dir", value: object = None) -> None:
         self.folder = folder
         # lockf, not flock: a lock held by flock survives in forked data workers after a kill
         self._file = (folder / LOCK).open("a+")
@@ -44,7 +46,7 @@ class FolderLock:
             pid = self._file.read().strip()
             self._file.close()
             raise RunStateError(
-                f"in use by process {pid}", key="run.dir", value=folder, fix="wait for it, or choose another run.dir"
+                f"in use by process {pid}", key=key, value=value or folder, fix=f"wait for it, or choose another {key}"
             ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))

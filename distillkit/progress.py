@@ -6,9 +6,12 @@ line on stderr: the spinner erases itself, and lines come only with --verbose.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,6 +37,22 @@ def show(*, lines: bool) -> None:
 def wants_lines() -> bool:
     """Whether lines are asked for: stderr is no terminal and the user wants to see more than results."""
     return _shown["lines"]
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' tips, bars and load reports off the screen: a user's mistake is to be the only line."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    logging.disable(logging.WARNING)  # setting levels does not do: Lightning raises its own when it is imported
+    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("default", module=r"distillkit\..*")
+    warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)
 
 
 @contextmanager

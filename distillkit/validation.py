@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from distillkit.errors import ConfigError
 from distillkit.licenses import check_license
+from distillkit.targets import check_targets
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
 CACHE_DTYPES = ("bfloat16", "int8", "float32")
-_TARGETS = (
-    r"pytorch_lightning\.(Trainer|(callbacks|loggers|strategies|profilers)\.\w+)",
-    r"torch\.optim\.(lr_scheduler\.)?\w+",
-    r"transformers\.get_\w+",
-)
-
 _TASK_COUNTS = ("max_length", "epochs", "batch_size", "train_rows", "test_rows")
 
 
@@ -123,6 +115,19 @@ def validate_sweep(cfg: dict[str, Any]) -> None:
         raise ConfigError("how many trials", key="sweep.trials", value=None, allowed="> 0", fix="set sweep.trials=20")
 
 
+def validate_tokenizer(cfg: dict[str, Any]) -> None:
+    """As `validate`, for a tokenizer; what it is to be is checked where it is trained.
+
+    Args:
+        cfg: tokenizer.yaml's, from `settle`.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    check_targets(cfg)
+    _validate_corpus(cfg["data"])
+
+
 _KINDS = {dict: "mapping", list: "list of train's overrides"}
 
 
@@ -186,8 +191,12 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
         raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
     if "path" in student and not student["path"]:
         raise ConfigError("no run is given", key="student.path", value=None, fix="set student.path=RUN_DIR")
+    _validate_corpus(cfg["data"])
+
+
+def _validate_corpus(data: dict[str, Any]) -> None:
     for key, example in (("path", "'*.txt'"), ("name", "wikitext")):
-        if key in cfg["data"] and not cfg["data"][key]:
+        if key in data and not data[key]:
             raise ConfigError("no corpus is given", key=f"data.{key}", value=None, fix=f"set data.{key}={example}")
 
 
@@ -249,45 +258,10 @@ def _number(
         raise ConfigError(f"must be a {kind} in the allowed range", key=key, value=value, allowed=text, fix=fix)
 
 
-def check_targets(cfg: dict[str, Any]) -> None:
-    """Refuses a `_target_` outside distillkit and the named parts of its libraries: Hydra would call anything.
-
-    Args:
-        cfg: nested plain values; `run.trusted_modules` lets a user's own packages in.
-
-    Raises:
-        ConfigError: naming the target and how to allow it.
-    """
-    trusted = tuple(f"{name}." for name in cfg["run"]["trusted_modules"])
-    allowed = "distillkit, pytorch_lightning, torch.optim, transformers.get_*"
-    for key, value in _targets(cfg):
-        if not (value.startswith(trusted) or _is_ours(value) or any(re.fullmatch(t, value) for t in _TARGETS)):
-            raise ConfigError(
-                "not a class that a configuration may name", key=key, value=value, allowed=allowed,
-                fix=f"if it is your own code: run.trusted_modules=[{value.partition('.')[0]}]",
-            )  # fmt: skip
-
-
-def _is_ours(target: str) -> bool:
-    """Whether a dotted name is defined in distillkit; what its modules import, such as os, is not."""
-    package, *path = target.split(".")
-    if package != "distillkit":
-        return False
-    file = Path(__file__).parent
-    while path and (file / path[0]).is_dir():
-        file /= path.pop(0)
-    if len(path) < 2 or not (file / f"{path[0]}.py").is_file():
-        return False
-    tree = ast.parse((file / f"{path[0]}.py").read_text())
-    return path[1] in {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if name == "_target_" and value is not None:
-                yield key, str(value)
-            yield from _targets(value, f"{key}.{name}".lstrip("."))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{key}[{index}]")
+CHECKS = {
+    "train": validate,
+    "compare": validate_comparison,
+    "sweep": validate_sweep,
+    "tokenizer": validate_tokenizer,
+}
+"""The check of each composed file; `check_targets` for the others."""

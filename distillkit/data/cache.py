@@ -7,10 +7,11 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from distillkit.data.corpus import Corpus
 from distillkit.data.packing import Packer, Ragged, write_rows
 from distillkit.data.sentence_order import PairPacker
 from distillkit.data.sentences import segmenter_identity
-from distillkit.data.splitting import DOCUMENTS_PER_BATCH
+from distillkit.data.splitting import DOCUMENTS_PER_BATCH, Splits
 from distillkit.data.tokenization import frame_of, tokenize, tokenizer_identity
 from distillkit.errors import DataError, StorageError
 
@@ -99,7 +100,7 @@ def prepare(
         DataError: the corpus is unusable, or too small for one row.
         StorageError: the cache cannot be written.
     """
-    root = Path(cache_dir or os.environ.get("DISTILLKIT_CACHE") or "~/.cache/distillkit").expanduser()
+    root = _root(cache_dir)
     identity = [_FORMAT, corpus.fingerprint(), tokenizer_identity(tokenizer), max_length, packing]
     recipe = _Recipe(tokenizer, max_length, packing, num_proc)
     if packing == "sentences":
@@ -109,6 +110,36 @@ def prepare(
     if not (root / key).exists():
         _fill(root, key, lambda folder: _build(folder, corpus, recipe))
     return _load(root / key)
+
+
+@contextmanager
+def open_documents(corpus: Corpus, cache_dir: str | Path | None = None) -> Iterator[Splits]:
+    """A corpus' documents, which lie in the cache while the block runs; who is killed leaves them to the next builder.
+
+    Args:
+        corpus: read anew.
+        cache_dir: default $DISTILLKIT_CACHE, else ~/.cache/distillkit.
+
+    Raises:
+        DataError: the corpus is unusable.
+        StorageError: the cache cannot be written.
+    """
+    root, key = _root(cache_dir), f"documents-{secrets.token_hex(8)}"
+    folder, lock = root / f"{key}.building", root / f"{key}.lock"
+    with ExitStack() as stack:
+        stack.callback(lock.unlink, missing_ok=True)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        with _storage_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(lock))
+            _remove_leftovers(root, key)
+            folder.mkdir()
+            splits = corpus.splits(folder)
+        yield splits
+
+
+def _root(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir or os.environ.get("DISTILLKIT_CACHE") or "~/.cache/distillkit").expanduser()
 
 
 def _fill(root: Path, key: str, build: Callable[[Path], None]) -> None:

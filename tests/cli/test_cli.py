@@ -281,6 +281,7 @@ def test_help_comes_within_a_second_when_asked_for(words: list[str], inputs: Inp
         ("distillkit train student=a", {"student=albert"}),
         ("distillkit train loss.te", {"loss.temperature=", "loss.terms."}),
         ("distillkit evaluate data=j", {"data=jsonl"}),
+        ("distillkit tokenizer tokenizer.v", {"tokenizer.vocab_size="}),
     ],
 )
 def test_completion_knows_verbs_groups_and_keys_when_queried(typed: str, expected: set[str], inputs: Inputs) -> None:

@@ -22,7 +22,7 @@ from tests.faults.fixtures import Call
 from tests.faults.harness import CHECKOUT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OWN_VERBS = ("train", "info", "sweep", "evaluate", "report", "export", "resume", "status", "hash")
+OWN_VERBS = ("train", "info", "sweep", "evaluate", "report", "export", "resume", "status", "hash", "tokenizer")
 LIGHT = ["data.batch_size=2", "checkpoint.every_n_steps=1", "logger=none", "run.evaluation_batches=1"]
 """Added where a page's command is run: the same command, sooner done."""
 
@@ -75,6 +75,8 @@ def test_command_composes_and_validates_when_shown(command: Command, monkeypatch
     elif verb == "evaluate":
         config.settle(*config.load("evaluate", overrides(words)))
         assert words[0] not in overrides(words), "no folder"
+    elif verb == "tokenizer":
+        validation.validate_tokenizer(config.settle(*config.load("tokenizer", overrides(words))))
     elif verb == "resume":
         assert {word.partition("=")[0] for word in words[1:]} <= set(run.RESUMABLE_CHANGES)
 

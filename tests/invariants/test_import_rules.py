@@ -22,7 +22,7 @@ LAYERS = (
     {"config", "run", "validation"},
     {"building", "report", "status"},
     {"shared_teacher", "teacher_cache"},
-    {"cached_rows", "card", "evaluation", "tracking", "training"},
+    {"cached_rows", "card", "evaluation", "tracking", "training", "vocabulary"},
     {"data", "export", "objective", "students", "teachers"},
     {"chunks", "demo_teacher", "encoding", "flops", "meters", "redaction", "rowstore", "rundir", "sharing"},
     {
@@ -42,6 +42,7 @@ LAYERS = (
         "progress",
         "roof",
         "storage",
+        "targets",
     },
     {"errors", "types"},
 )

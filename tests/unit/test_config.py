@@ -11,6 +11,7 @@ import pytest
 
 from distillkit import config, validation
 from distillkit.errors import ConfigError
+from distillkit.targets import check_targets
 
 DEMO = ("teacher=demo", "data=demo")
 
@@ -277,16 +278,16 @@ def test_every_shipped_choice_composes_and_names_allowed_targets_only() -> None:
     for file in files:
         group = file.parent.name
         if group == "task" and file.stem != "base":
-            validation.check_targets(settled(f"tasks={file.stem}", name="compare"))
+            check_targets(settled(f"tasks={file.stem}", name="compare"))
         elif group in ("sweep", "launcher") and file.stem != "base":
             validation.validate_sweep(settled(f"{group}={file.stem}", name="sweep"))
         elif group not in ("experiment", "task") and file.stem != "base":
-            validation.check_targets(settled(f"{group}={file.stem}"))
+            check_targets(settled(f"{group}={file.stem}"))
 
 
 def test_evaluate_composes_when_given_nothing() -> None:
     cfg = settled(name="evaluate")
-    validation.check_targets(cfg)
+    check_targets(cfg)
     assert cfg["teacher"]["_target_"] is None and cfg["data"]["corpus"]
 
 
