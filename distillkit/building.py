@@ -176,20 +176,19 @@ def build_tokenizer(cfg: dict[str, Any], teacher: Teacher | None) -> PreTrainedT
 
 
 def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTrainedTokenizerFast) -> BuiltStudent:
-    """The student, from student.init_from or the teacher; fresh weights follow from the seed."""
+    """The student, from student.init_from, the teacher or nothing; fresh weights follow from the seed."""
     options = dict(cfg["student"])
     init_from = options.pop("init_from")
     options.pop("path", None)
+    source = None if teacher is None else teacher.model
     if init_from:
         source = load_model(init_from, key="student.init_from", new_head=options.get("new_head", False))
         check_vocabulary(tokenizer, source, key="student.init_from")
         check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
-        check_positions(source, cfg["data"]["max_length"])
-    else:
-        assert teacher is not None
-        source = teacher.model
     torch.manual_seed(cfg["seed"])
-    return make(options)(source)
+    student = make(options)(source) if source is not None else make(options)(None, tokenizer=tokenizer)
+    check_positions(student.model, cfg["data"]["max_length"])
+    return student
 
 
 def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teacher | None) -> Objective:

@@ -54,7 +54,8 @@ def model_card(
     """
     student, teacher = facts["student"], _shown(config["teacher"]["path"])
     title = name.rpartition("/")[2] if name else f"{student['class']}, {student['layers']} layers"
-    made = f"distilled from {teacher}" if teacher else f"trained without a teacher, from {_shown(_source(config))}"
+    start = _shown(_start(config)) or "scratch"
+    made = f"distilled from {teacher}" if teacher else f"trained without a teacher, from {start}"
     return str(
         ModelCard.from_template(
             _metadata(config, figures.get("student", {}), tasks or {}, title),
@@ -86,7 +87,7 @@ def corpus_name(data: dict[str, Any]) -> str:
 def _metadata(
     config: dict[str, Any], figures: Mapping[str, Any], tasks: Mapping[str, Any], title: str
 ) -> ModelCardData:
-    source, data = _source(config), config["data"]
+    source, data = _start(config) or config["teacher"]["path"], config["data"]
     dataset = _hub_name(data.get("name") or "")
     hub = HUB if source == DEMO else _hub_name(source)
     results = [
@@ -110,9 +111,12 @@ def _metadata(
     )
 
 
-def _source(config: dict[str, Any]) -> str:
-    """Where the student's first weights came from."""
-    return config["student"].get("init_from") or config["student"].get("path") or config["teacher"]["path"]
+def _start(config: dict[str, Any]) -> str | None:
+    """The path of the model that the student's first weights came from; None where they were fresh."""
+    student = config["student"]
+    if student.get("init") == "random":
+        return None
+    return student.get("init_from") or student.get("path") or config["teacher"]["path"]
 
 
 def _shown(path: str | None) -> str | None:
@@ -122,7 +126,7 @@ def _shown(path: str | None) -> str | None:
     return path if path is None else without_folders(path)
 
 
-def _hub_name(name: str) -> str | None:
+def _hub_name(name: str | None) -> str | None:
     """The name, if it can be one on the hub."""
     return name if name and without_folders(name) == name else None
 
@@ -221,16 +225,30 @@ def _task_row(tasks: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> 
 
 
 def _model_rows(config: dict[str, Any], facts: dict[str, Any]) -> dict[str, str]:
-    student, origins = facts["student"], facts["transfer"]["layer_map"]
+    student, transfer = facts["student"], facts["transfer"]
+    origins = transfer["layer_map"] | {f"the {p} of all": o for p, o in transfer.get("shared_map", {}).items()}
     layers = ", ".join(f"{layer} from {'+'.join(map(str, source))}" for layer, source in origins.items())
     return {
         "Class": student["class"],
         "Layers, hidden size": f"{student['layers']}, {student['hidden_size']}",
         "Parameters": f"{student['unique_parameters']:,} unique, {student['nominal_parameters']:,} nominal"
         " (counted once per use)",
-        "Started from": _shown(_source(config)) or "",
+        "Stored": _stored(student),
+        "Started from": _shown(_start(config)) or "",
         "Layers started as": layers or "fresh weights",
     }
+
+
+def _stored(student: Mapping[str, Any]) -> str:
+    """How the folder differs from what was trained; empty where it does not."""
+    part = student.get("shared_part")
+    if part is None:
+        return ""
+    return (
+        f"unshared, {student['stored_parameters']:,} parameters: all layers share their {part}, and the folder holds a"
+        " copy for each, since transformers has no class that shares a part. distillkit shares them again when it"
+        " loads the folder; fine-tuned without it, they come to differ."
+    )
 
 
 def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ranks: int) -> dict[str, str]:

@@ -78,11 +78,22 @@ def as_text(facts: dict[str, Any]) -> str:
             f"{name}: {model['class']}, {model['layers']} layers of {model['hidden_size']},"
             f" {model['unique_parameters']:,} parameters ({parts}); {model['nominal_parameters']:,} nominal"
         )
+    lines += _costs(facts["student"])
     lines += [f"  {line}" for line in facts["student"]["summary"]]
     for name in ("data", "run"):
         lines.append(f"{name}:")
         lines += [f"  {key}: {value}" for key, value in _flat(facts[name])]
     return "\n".join(lines + _cache_lines(facts["teacher_cache"]) + _expected(facts.get("expected")))
+
+
+def _costs(student: dict[str, Any]) -> list[str]:
+    """What the student takes on disk, and what sharing does not save."""
+    part = student["shared_part"]
+    copies = f", a copy for each layer of the {part} that all share" if part else ""
+    lines = [f"  on disk: {4 * student['stored_parameters'] / 1e6:,.1f} MB in float32{copies}"]
+    if student["nominal_parameters"] > student["unique_parameters"]:
+        lines.append("  computes as much as the nominal parameters say: sharing saves parameters, not operations")
+    return lines
 
 
 def _cache_lines(found: dict[str, Any] | None) -> list[str]:

@@ -22,6 +22,9 @@ PARTS = {
 }
 """The modules of an AlbertLayer that a shared part consists of."""
 
+_GROUPS = ".albert_layer_groups."
+"""In the name of every weight of a layer group, whatever the model's head."""
+
 
 def share_layers(model: PreTrainedModel, part: str) -> None:
     """Makes all layer groups use one part of the first group, and notes the part in the model's config.
@@ -79,7 +82,21 @@ def unshared_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     weights = model.state_dict()
     if getattr(model.config, SHARE, None) is None:
         return weights
-    return {name: value.clone() if ".albert_layer_groups." in name else value for name, value in weights.items()}
+    return {name: value.clone() if _GROUPS in name else value for name, value in weights.items()}
+
+
+def stored_parameters(model: PreTrainedModel) -> int:
+    """Parameters that the model's folder holds: each distinct weight once, but a shared part once for each layer group.
+
+    Args:
+        model: any.
+    """
+    repeated = getattr(model.config, SHARE, None) is not None
+    sizes = {
+        name if repeated and _GROUPS in name else id(weight): weight.numel()
+        for name, weight in model.named_parameters(remove_duplicate=False)
+    }
+    return sum(sizes.values())
 
 
 def _copies(model: PreTrainedModel, part: str, key: str | None = None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from distillkit.albert_shape import check_scratch, check_shape
 from distillkit.errors import ConfigError
 from distillkit.licenses import check_license
 from distillkit.targets import check_targets
@@ -182,11 +183,10 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
         raise ConfigError(
             "teacher=none has no path", key="teacher.path", value=teacher["path"], fix="drop teacher=none"
         )
+    if "share" in student:
+        check_shape(student)
     if teacher["_target_"] is None and not student["init_from"]:
-        raise ConfigError(
-            "without a teacher the student needs initial weights", key="student.init_from", value=None,
-            allowed="a folder, a hub name, demo", fix="set student.init_from=FOLDER",
-        )  # fmt: skip
+        check_scratch(student, cfg["tokenizer"]["path"])
     if teacher["_target_"] is None and not (loss["beta"] or loss.get("sop")):
         raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
     if "path" in student and not student["path"]:

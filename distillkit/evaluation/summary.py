@@ -15,6 +15,7 @@ from distillkit.evaluation.intrinsic import evaluate_model, evaluate_pair
 from distillkit.heads import has_order_head
 from distillkit.objective import HiddenSource
 from distillkit.progress import activity, results_console
+from distillkit.sharing import SHARE, stored_parameters
 from distillkit.students.counting import count_parameters
 from distillkit.types import Batch
 
@@ -57,15 +58,18 @@ def describe_model(model: PreTrainedModel) -> dict[str, Any]:
         model: any masked-LM model.
 
     Returns:
-        class, unique_parameters (distinct weights), nominal_parameters (as if no layer were shared), parts
-        (unique parameters per part), layers, hidden_size, vocabulary.
+        class, unique_parameters (distinct weights), nominal_parameters (as if no layer were shared),
+        stored_parameters (in its folder), parts (unique parameters per part), shared_part ("attention" or "ffn" where
+        all layers share it alone, which is stored for each of them; else None), layers, hidden_size, vocabulary.
     """
     count = count_parameters(model)
     return {
         "class": type(model).__name__,
         "unique_parameters": count.unique,
         "nominal_parameters": count.nominal,
+        "stored_parameters": stored_parameters(model),
         "parts": count.parts,
+        "shared_part": getattr(model.config, SHARE, None),
         "layers": model.config.num_hidden_layers,
         "hidden_size": model.config.hidden_size,
         "vocabulary": model.get_input_embeddings().weight.size(0),  # type: ignore[operator]

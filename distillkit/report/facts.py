@@ -27,7 +27,9 @@ from distillkit.teachers import load_model, load_tokenizer
 
 BUSY = 0.2
 """Spread of the latency, as a share of the median, from which the page says that the machine was busy."""
-_SIZES = ("class", "layers", "hidden_size", "unique_parameters", "nominal_parameters")
+_SIZES = (
+    "class", "layers", "hidden_size", "unique_parameters", "nominal_parameters", "stored_parameters", "shared_part",
+)  # fmt: skip
 _COST = ("disk_mb", "latency_ms", "latency_p95_ms", "latency_spread", "peak_memory_mb")
 _HELD_OUT = ("mlm_loss", "perplexity", "top1", "agreement", "kl", "sop_accuracy")
 
@@ -68,6 +70,7 @@ def gather(folders: Sequence[RunFolder]) -> dict[str, Any]:
         notes += _state_notes(name, runs[name], own, (folder.path / STUDENT).is_dir())
     notes += _comparison_notes(folders, models)
     measured, examples = _measure(models, paths, notes)
+    notes += _storage_notes(models)
     return finite({
         "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "models": models,
         "runs": runs, "measured": measured, "examples": examples, "notes": notes,
@@ -228,6 +231,17 @@ def _comparison_notes(folders: Sequence[RunFolder], models: Mapping[str, Mapping
             " parameters say."
         )
     return notes
+
+
+def _storage_notes(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Students whose folder is larger than what they share makes them."""
+    return [
+        f"{name} is stored unshared: its layers share their {model['shared_part']}, and the folder holds a copy for"
+        f" each, {model['disk_mb']:,.1f} MB where its unique parameters would take"
+        f" {model['disk_mb'] * model['unique_parameters'] / model['stored_parameters']:,.1f} MB."
+        for name, model in models.items()
+        if model["shared_part"] and model["disk_mb"] is not None
+    ]
 
 
 def finite(value: Any) -> Any:

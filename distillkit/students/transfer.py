@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,8 @@ class TransferReport:
         student: student weight -> "copied from X", "folded X + Y", "tied to X", "initialised: zeros", ...
         source: source weight -> "used in X", "tied to X" or "unused: <reason>".
         layer_map: student layer -> the source layers it was made from; empty when none was.
+        shared_map: "attention" or "ffn", where all student layers share it alone -> the source layers it was made from,
+            in place of those of layer_map.
         embedding_energy: share of the squared word embeddings that a factorized table keeps, in 0..1.
         embedding_residual: norm of what the factorized embeddings miss of the source's embedding output,
             over the norm of that output around its mean; 0 is exact, 1 is no better than the mean.
@@ -37,6 +39,7 @@ class TransferReport:
     student: dict[str, str]
     source: dict[str, str]
     layer_map: dict[int, list[int]]
+    shared_map: dict[str, list[int]] = field(default_factory=dict)
     embedding_energy: float | None = None
     embedding_residual: float | None = None
 
@@ -52,6 +55,7 @@ class TransferReport:
             lines.append(f"frozen: {frozen} weights")
         if self.layer_map:
             lines.append("layers: " + ", ".join(f"{k} <- {layer_ranges(v)}" for k, v in self.layer_map.items()))
+        lines += [f"{part} of all layers <- {layer_ranges(layers)}" for part, layers in self.shared_map.items()]
         if self.embedding_energy is not None:
             lines.append(f"embeddings: the factorized table keeps {self.embedding_energy:.1%} of the energy")
         if self.embedding_residual is not None:
@@ -83,14 +87,14 @@ class Transfer:
     owner, and the account says so.
 
     Args:
-        source: the model whose weights are read; left as it is.
+        source: the model whose weights are read; left as it is. None: there is none.
         student: the model whose weights are written, in place.
     """
 
-    def __init__(self, source: PreTrainedModel, student: PreTrainedModel) -> None:
+    def __init__(self, source: PreTrainedModel | None, student: PreTrainedModel) -> None:
         self._model = student
         student.tie_weights()
-        self._source, self._source_ties = _weights_and_ties(source)
+        self._source, self._source_ties = ({}, {}) if source is None else _weights_and_ties(source)
         self._student, self._student_ties = _weights_and_ties(student)
         self._how: dict[str, str] = {}
         self._used: dict[str, list[str]] = {}
@@ -189,6 +193,7 @@ class Transfer:
     def finish(
         self,
         layer_map: dict[int, list[int]],
+        shared_map: dict[str, list[int]] | None = None,
         embedding_energy: float | None = None,
         embedding_residual: float | None = None,
     ) -> BuiltStudent:
@@ -217,17 +222,18 @@ class Transfer:
             student={name: how[name] + ("" if w.requires_grad else FROZEN) for name, w in self._student.items()},
             source={name: uses[name] for name in self._source},
             layer_map=layer_map,
+            shared_map=shared_map or {},
             embedding_energy=embedding_energy,
             embedding_residual=embedding_residual,
         )
         return BuiltStudent(self._model, report)
 
 
-def start_randomly(source: PreTrainedModel, student: PreTrainedModel) -> BuiltStudent:
-    """A student with its class's own initialisation, which reads nothing from the source.
+def start_randomly(source: PreTrainedModel | None, student: PreTrainedModel) -> BuiltStudent:
+    """A student with the weights it was built with, which reads nothing from the source.
 
     Args:
-        source: the model it could have been started from; the report says that nothing was.
+        source: the model it could have been started from, if there is one; the report says that nothing was.
         student: freshly built.
     """
     transfer = Transfer(source, student)

@@ -134,6 +134,7 @@ print(type(model).__name__, len(fill("w1 w2 [MASK] w4")))
             ["student=albert", "student.num_groups=2", "student.embedding_size=16", "student.init=first"],
             "AlbertForMaskedLM",
         ),
+        (["student=albert", "student.share=attention", "student.num_layers=3"], "AlbertForMaskedLM"),
         (["student=shallow", "student.layers=[0,3]"], "BertForMaskedLM"),
         (["student.layers=[1,2,3]", "data.packing=none", "loss.gamma=0"], "DistilBertForMaskedLM"),
         (["data.batch_size=null", "data.batch_tokens=400", "data.packing=none"], "DistilBertForMaskedLM"),
@@ -148,6 +149,29 @@ def test_choices_train_a_student_of_their_class_when_typed(
     assert result.code == 0, result.err
     config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
     assert config["architectures"] == [model_class]
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_pretraining_starts_from_nothing_when_there_are_sizes_and_a_tokenizer(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    sizes = ["hidden_size=32", "num_layers=3", "num_heads=4", "intermediate_size=64", "embedding_size=16", "share=ffn"]
+    words = ["teacher=none", f"tokenizer.path={inputs.teacher}", "data=text", f"data.path={inputs.corpus}", *SHORT]
+    words += ["student=albert_base", "logger=none", *(f"student.{size}" for size in sizes)]
+    told = call("info", *words, "--no-probe")
+    assert "on disk: 0.1 MB in float32, a copy for each layer of the ffn that all share" in told.out, told.err
+    assert "sharing saves parameters, not operations" in told.out and "teacher: none" in told.out
+    trained = call("train", *words, "run.report=true", f"run.dir={run.path}")
+    assert trained.code == 0, trained.err
+    own = json.loads((run.path / "evaluation.json").read_text())["student"]
+    assert json.loads(call("evaluate", str(run.path), "--json").out)[str(run.path)] == own
+    assert own["shared_part"] == "ffn" and own["stored_parameters"] == own["nominal_parameters"]
+    assert "run is stored unshared: its layers share their ffn" in (run.path / "report.md").read_text()
+    card = (run.path / "student" / "README.md").read_text()
+    assert "trained without a teacher, from scratch" in card and "base_model" not in card
+    assert "Stored: unshared, " in card and "Started from" not in card
 
 
 @pytest.mark.slow

@@ -47,9 +47,9 @@ CI_CASES = (
     Case(Recipe("albert", 1, "none"), 2, ("after_last",)),
     Case(Recipe("distilbert", 1, "full"), 2, ("random", "random", "random")),
     Case(Recipe("albert", 3, "full"), 0, ("random",)),
-    Case(Recipe("albert", 3, "sentences", ("loss.sop=1",)), 2, ("random", "last")),
+    Case(Recipe("albert", 3, "sentences", ("loss.sop=1", "student.share=ffn")), 2, ("random", "last")),
 )
-"""With CASES every pair of (student, workers, accumulation, packing), and sentence order."""
+"""With CASES every pair of (student, workers, accumulation, packing), and sentence order in a student that shares a part."""
 ALL_CASES = tuple(
     Case(Recipe(student, accumulate, packing), workers, (kill,))
     for student, workers, accumulate, packing, kill in itertools.product(

@@ -95,6 +95,23 @@ def test_gradient_is_the_same_when_the_step_is_cut_over_two_ranks(
     assert_same_gradient(gradient(run), whole, say, f"2 ranks x {ROWS // 2}")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("share", ["all", "ffn"])
+def test_gradient_is_the_same_when_layers_share_and_the_step_is_cut(
+    share: str, inputs: Inputs, call: Call, start: Start, say: Say, tmp_path: Path
+) -> None:
+    whole, cut, ranks = (Run(tmp_path / name) for name in ("whole", "cut", "ranks"))
+    more = ["student=albert", f"student.share={share}", "student.embedding_size=16", *EXACT]
+    process = start(*words(inputs, ranks, ROWS // 2, 1, "none"), *more, *RANKS)
+    for run, batch_size, accumulate in ((whole, ROWS, 1), (cut, 1, ROWS)):
+        result = call(*words(inputs, run, batch_size, accumulate, "none"), *more)
+        assert result.code == 0, result.err
+    process.succeed()
+    assert_same_gradient(gradient(cut), gradient(whole), say, f"share={share}, 1 x {ROWS}")
+    assert_same_gradient(gradient(ranks), gradient(whole), say, f"share={share}, 2 ranks x {ROWS // 2}")
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.ci

@@ -26,6 +26,7 @@ LAYERS = (
     {"data", "export", "objective", "students", "teachers"},
     {"chunks", "demo_teacher", "encoding", "flops", "meters", "redaction", "rowstore", "rundir", "sharing"},
     {
+        "albert_shape",
         "attention",
         "digest",
         "heads",

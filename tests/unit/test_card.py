@@ -91,6 +91,30 @@ def test_text_speaks_of_no_teacher_when_there_was_none() -> None:
     assert found.data.tags == ["distillkit"]
 
 
+def test_text_names_no_start_when_the_weights_were_fresh() -> None:
+    scratch = card(
+        "teacher=none", "teacher.path=null", "student=albert_base", *HUB_CORPUS, figures={"student": STUDENT}
+    )
+    assert "trained without a teacher, from scratch" in scratch.text and "Started from" not in scratch.text
+    assert scratch.data.base_model is None
+    sized = card("teacher=none", "teacher.path=null", "student=albert", "student.init=random",
+                 "student.init_from=owner/bert", *HUB_CORPUS, figures={"student": STUDENT})  # fmt: skip
+    assert "trained without a teacher, from scratch" in sized.text and sized.data.base_model is None
+    distilled = card("student=albert", "student.init=random", *HUB_CORPUS)
+    assert "distilled from owner/bert" in distilled.text and "Started from" not in distilled.text
+    assert distilled.data.base_model == "owner/bert"
+
+
+def test_text_says_that_the_folder_is_unshared_when_a_part_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "unshared" not in card(*HUB_CORPUS).text
+    monkeypatch.setitem(FACTS, "student", STUDENT | {"shared_part": "ffn", "stored_parameters": 3456})
+    transfer = {"layer_map": {"0": [0], "1": [2]}, "shared_map": {"ffn": [0, 2]}}
+    monkeypatch.setitem(FACTS, "transfer", transfer)
+    text = card(*HUB_CORPUS).text
+    assert "Stored: unshared, 3,456 parameters: all layers share their ffn" in text
+    assert "Layers started as: 0 from 0, 1 from 2, the ffn of all from 0+2" in text
+
+
 def test_text_names_no_folder_and_no_secret_when_the_overrides_do(tmp_path: Path) -> None:
     files = f"[{tmp_path}/deep/a.txt,{tmp_path}/b.txt]"
     words = (f"teacher.path={tmp_path}/bert", "data=text", f"data.path={files}", "+data.hf_token=hunter2", "seed=3")

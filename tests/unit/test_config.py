@@ -203,6 +203,12 @@ def test_validate_accepts_values_when_they_are_at_the_edge(override: str) -> Non
     assert accepted(override)
 
 
+@pytest.mark.parametrize("size", ["base", "large", "xlarge", "xxlarge"])
+@pytest.mark.parametrize("share", ["all", "attention", "ffn", "none"])
+def test_validate_accepts_an_albert_when_it_starts_from_nothing(size: str, share: str) -> None:
+    assert accepted("teacher=none", "tokenizer.path=demo", f"student=albert_{size}", f"student.share={share}")
+
+
 def test_validate_accepts_epochs_when_steps_are_left_open() -> None:
     assert accepted("trainer.max_steps=-1", "trainer.max_epochs=2")
 
@@ -213,6 +219,14 @@ def test_validate_accepts_epochs_when_steps_are_left_open() -> None:
         (("loss.alpha=0", "loss.beta=0", "loss.gamma=0"), "loss.alpha,loss.beta,loss.gamma"),
         (("teacher=pretrained",), "teacher.path"),
         (("teacher=none",), "student.init_from"),
+        (("teacher=none", "tokenizer.path=demo"), "student.init_from"),
+        (("teacher=none", "tokenizer.path=demo", "student=albert"), "student.init_from"),
+        (("teacher=none", "tokenizer.path=demo", "student=albert", "student.hidden_size=64"), "student.num_layers"),
+        (("teacher=none", "tokenizer.path=demo", "student=albert_base", "student.init=average"), "student.init"),
+        (("teacher=none", "student=albert_base"), "tokenizer.path"),
+        (("student=albert_base", "student.num_heads=7"), "student.num_heads"),
+        (("student=albert", "student.share=some"), "student.share"),
+        (("student=albert_base", "student.share=ffn", "student.num_groups=3"), "student.num_groups"),
         (("teacher=none", "teacher.path=demo", "student.init_from=demo"), "teacher.path"),
         (("teacher=none", "student.init_from=demo", "loss.beta=0"), "loss.beta"),
         (("data=text",), "data.path"),

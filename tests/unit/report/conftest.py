@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from distillkit.students.transfer import BuiltStudent
 from tests.faults.harness import make_bert, make_tokenizer
 
 MakeRun = Callable[..., Path]
+STUDENTS: dict[str, Callable[..., BuiltStudent]] = {
+    "distilbert": partial(build_distilbert, num_layers=2),
+    "albert": build_albert,
+    "albert_ffn": partial(build_albert, share="ffn"),
+}
 TEACHER_FIGURES = {"mlm_loss": 3.25, "perplexity": 25.79, "top1": 0.5}
 STUDENT_FIGURES = {"mlm_loss": 4.125, "perplexity": 61.87, "top1": 0.375, "agreement": 0.6125, "kl": 0.51}
 FINISHED = [("start", 100.0, 0), ("checkpoint", 110.0, 6), ("finish", 131.5, 12)]
@@ -89,7 +95,7 @@ def run_facts(built: BuiltStudent, corpus: str) -> dict[str, Any]:
 def make_run(teacher_path: Path) -> MakeRun:
     """make_run(path, ...): writes a run's folder as train would.
 
-    Args: student, "distilbert" or "albert"; teacher, None for the control, "teacher" for the fixture's; events, as
+    Args: student, of STUDENTS; teacher, None for the control, "teacher" for the fixture's; events, as
     (name, time, step); figures of evaluation.json, None while there is none; corpus; steps aimed at;
     overrides; changes to its config.
     """
@@ -108,7 +114,7 @@ def make_run(teacher_path: Path) -> MakeRun:
         **changes: Any,
     ) -> Path:
         teacher = teacher_path if teacher == "teacher" else teacher
-        built = build_albert(source) if student == "albert" else build_distilbert(source, num_layers=2)
+        built = STUDENTS[student](source)
         run = run_facts(built, corpus)
         with RunFolder(path, new=True) as folder:
             folder.write_config(config(Path(teacher) if teacher else None, changes), list(overrides), run)

@@ -141,6 +141,18 @@ def test_note_says_that_sharing_saves_no_operations_when_layers_are_shared(repor
     assert "albert" in note and "distilbert" not in note
 
 
+def test_note_says_what_sharing_a_part_takes_on_disk_when_it_is_stored_unshared(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    found = gathered(make_run(tmp_path / "run", student="albert_ffn"), make_run(tmp_path / "albert", student="albert"))
+    (note,) = (note for note in found["notes"] if "unshared" in note)
+    model = found["models"]["run"]
+    unique = model["disk_mb"] * model["unique_parameters"] / model["stored_parameters"]
+    assert note.startswith("run is stored unshared: its layers share their ffn") and "2.0 MB" in note
+    assert f"would take {unique:,.1f} MB" in note and unique < 1.8
+    assert any("not operations: run, albert compute" in other for other in found["notes"])
+
+
 def test_note_says_that_the_machine_was_busy_when_latency_varies(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
