@@ -1,9 +1,10 @@
-"""What arms of a sweep save when they share their teacher's pass: one sweep three ways, one after the other.
+"""What arms of a sweep save when they share their teacher's pass: one sweep several ways, one after the other.
 
     python scripts/measure_sharing.py [--steps 40] [--batch-size 32] [--output docs/figures/sharing.json]
 
-Each way is the real command line over the demo's teacher and text, six arms of loss weights, one process at a time:
-apart, with sweep.share_cache=true, and with sweep.shared_pass=6. Wall times hold start-up and evaluation of every arm.
+Each way is the real command line over the demo's teacher and text, arms of loss weights, one process at a time: six
+apart, six with sweep.share_cache=true, four and six with sweep.shared_pass. Wall times hold start-up and evaluation of
+every arm; the ratio is of seconds per arm.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ from typing import Any
 
 from distillkit.report.facts import machine
 
-WAYS = {"apart": [], "share_cache": ["sweep.share_cache=true"], "shared_pass": ["sweep.shared_pass=6"]}
-ARMS = ["loss.alpha=1,2,5", "loss.gamma=0,1"]
+SIX = ["loss.alpha=1,2,5", "loss.gamma=0,1"]
+FOUR = ["loss.alpha=1,2", "loss.gamma=0,1"]
+WAYS = {
+    "apart": (6, SIX),
+    "share_cache": (6, [*SIX, "sweep.share_cache=true"]),
+    "shared_pass_of_4": (4, [*FOUR, "sweep.shared_pass=4"]),
+    "shared_pass_of_6": (6, [*SIX, "sweep.shared_pass=6"]),
+}
 
 
 def sweep_seconds(folder: Path, words: list[str]) -> float:
     """Wall time of a sweep in a new folder, seconds."""
-    command = [sys.executable, "-m", "distillkit", "sweep", "experiment=demo_distilbert", *ARMS, *words]
+    command = [sys.executable, "-m", "distillkit", "sweep", "experiment=demo_distilbert", *words]
     began = time.perf_counter()
     subprocess.run([*command, f"run.dir={folder}"], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -41,16 +48,18 @@ def main() -> None:
     steps = ("trainer.max_steps", "trainer.val_check_interval", "checkpoint.every_n_steps")
     words = [f"{key}={args.steps}" for key in steps] + [f"data.batch_size={args.batch_size}"]
     words += ["trainer.limit_val_batches=2", "run.evaluation_batches=4", "run.report=false"]
-    seconds: dict[str, float] = {}
+    ways: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for way, more in WAYS.items():
-            seconds[way] = sweep_seconds(Path(place) / way, [*words, *more])
-            print(f"{way}: {seconds[way]:.0f} s, {seconds['apart'] / seconds[way]:.2f} x", flush=True)
+        for way, (arms, more) in WAYS.items():
+            seconds = sweep_seconds(Path(place) / way, [*words, *more])
+            per_arm = seconds / arms
+            ratio = ways["apart"]["seconds_per_arm"] / per_arm if ways else 1.0
+            ways[way] = {"arms": arms, "seconds": round(seconds, 1), "seconds_per_arm": round(per_arm, 2),
+                         "ratio": round(ratio, 3)}  # fmt: skip
+            print(f"{way}: {arms} arms in {seconds:.0f} s, {ratio:.2f} x", flush=True)
     facts: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "arms": 6, "steps": args.steps,
-        "batch_size": args.batch_size,
-        "seconds": {way: round(value, 1) for way, value in seconds.items()},
-        "ratio": {way: round(seconds["apart"] / value, 3) for way, value in seconds.items()},
+        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "steps": args.steps,
+        "batch_size": args.batch_size, "ways": ways,
     }  # fmt: skip
     args.output.write_text(json.dumps(facts, indent=1) + "\n")
 
