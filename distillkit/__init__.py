@@ -22,6 +22,8 @@ _HOMES = {
     "HiddenCosineTerm": "objective",
     "MaskedLMDataModule": "data.datamodule",
     "TextCorpus": "data.corpus",
+    "TokenMasker": "data.masking",
+    "WordMasker": "data.word_masking",
     "DistillationModule": "training.module",
     "Checkpointer": "training.callbacks",
     "DirectoryCheckpointIO": "training.checkpointing",

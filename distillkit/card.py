@@ -266,13 +266,27 @@ def _training_rows(config: dict[str, Any], facts: dict[str, Any], step: int, ran
         "Corpus": f"{corpus_name(data)}: {train['documents']:,} documents, {train['tokens']:,} tokens",
         "Steps": f"{step:,} of {size} x {micro}, rows of at most {data['max_length']} tokens",
         "Tokens seen": f"about {step * facts['tokens_per_step']:,.0f}",
-        "Masking": f"{config['masking']['probability']:.0%} of the tokens"
-        if "probability" in config["masking"]
-        else "",
+        "Masking": _masking(config["masking"]),
         "Precision": str(config["trainer"]["precision"]),
         "Seed": str(config["seed"]),
         "Software": f"distillkit {facts['version']}",
     }
+
+
+def _masking(masking: dict[str, Any]) -> str:
+    """What is masked, in words; nothing of a masker of the user's own that has no such share."""
+    if "probability" not in masking:
+        return ""
+    words = ""
+    if masking["_target_"].endswith(".WordMasker"):
+        longest = masking.get("max_ngram", 1)
+        words = f", spans of 1 to {longest} whole words" if longest > 1 else ", whole words"
+    limit, smoothing = masking.get("max_predictions"), masking.get("smoothing")
+    return (
+        f"{masking['probability']:.0%} of the tokens{words}"
+        + (f", at most {limit} a row" if limit else "")
+        + (f", chosen with weight count^-{smoothing:g}" if smoothing else "")
+    )
 
 
 def _rows(rows: dict[str, str]) -> str:

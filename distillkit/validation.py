@@ -30,10 +30,9 @@ def validate(cfg: dict[str, Any]) -> None:
     _validate_run(cfg["run"])
     _validate_loss(cfg)
     _validate_sources(cfg)
-    for key, high in (("masking.probability", 1), ("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
+    _validate_masking(cfg)
+    for key, high in (("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
         _number(cfg, key, low=0, high=high, open_ends=True)
-    for key in ("masking.mask_fraction", "masking.random_fraction"):
-        _number(cfg, key, low=0, high=1)
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
         _number(cfg, key, low=0)
     for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
@@ -198,6 +197,20 @@ def _validate_corpus(data: dict[str, Any]) -> None:
     for key, example in (("path", "'*.txt'"), ("name", "wikitext")):
         if key in data and not data[key]:
             raise ConfigError("no corpus is given", key=f"data.{key}", value=None, fix=f"set data.{key}={example}")
+
+
+def _validate_masking(cfg: dict[str, Any]) -> None:
+    masking = cfg["masking"]
+    _number(cfg, "masking.probability", low=0, high=1, open_ends=True)
+    for name in ("mask_fraction", "random_fraction"):
+        _number(cfg, f"masking.{name}", low=0, high=1)
+    masked, random = masking.get("mask_fraction", 0), masking.get("random_fraction", 0)
+    if masked + random > 1 + 1e-9:  # 0.8 + 0.2 in binary
+        raise ConfigError("more than all predictions with masking.mask_fraction", key="masking.random_fraction",
+                          value=random, allowed=f"[0, {1 - masked:g}]")  # fmt: skip
+    _number(cfg, "masking.smoothing", low=0, optional=True, fix="set masking.smoothing=0.7, or null")
+    for name, fix in (("max_predictions", "null"), ("max_ngram", "3")):
+        _number(cfg, f"masking.{name}", low=1, integer=True, optional=fix == "null", fix=f"set masking.{name}={fix}")
 
 
 def _validate_cache(cfg: dict[str, Any]) -> None:

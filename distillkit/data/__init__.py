@@ -6,9 +6,10 @@ from distillkit.data.corpus import Corpus, FileCorpus, TextCorpus
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.data.demo_corpus import DemoCorpus
 from distillkit.data.hub_corpus import HubCorpus
-from distillkit.data.masking import VALID_SEED, TokenMasker
+from distillkit.data.masking import VALID_SEED, Masker, TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch
 from distillkit.data.splitting import Splits
+from distillkit.data.word_masking import WordMasker
 
 __all__ = [
     "VALID_SEED",
@@ -20,11 +21,13 @@ __all__ = [
     "HubCorpus",
     "JsonlCorpus",
     "MaskedLMDataModule",
+    "Masker",
     "MicroBatch",
     "ParquetCorpus",
     "PreparedData",
     "Splits",
     "TextCorpus",
     "TokenMasker",
+    "WordMasker",
     "prepare",
 ]

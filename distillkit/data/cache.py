@@ -42,12 +42,14 @@ class PreparedData(NamedTuple):
         valid: the held-out rows, the same; None when there are none.
         stats: "blank_documents", and per split, or None, the packer's counts (documents, tokens, rows, ...).
         key: name of the cache entry; equal keys hold equal rows.
+        folder: of the cache entry.
     """
 
     train: datasets.Dataset
     valid: datasets.Dataset | None
     stats: dict[str, Any]
     key: str
+    folder: Path
 
 
 class _Recipe(NamedTuple):
@@ -145,9 +147,9 @@ def _root(cache_dir: str | Path | None) -> Path:
 def _fill(root: Path, key: str, build: Callable[[Path], None]) -> None:
     """Build an entry beside its place and move it there, unless another process has done so by the time it is ours."""
     folder = root / f"{key}.building"
-    with _storage_errors(root):
+    with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{key}.lock"):
+        with locked(root / f"{key}.lock"):
             _remove_leftovers(root, key)
             if (root / key).exists():
                 return
@@ -170,7 +172,7 @@ def _load(folder: Path) -> PreparedData:
         datasets.Dataset.from_file(str(folder / f"{name}.arrow")) if stats[name] else None
         for name in ("train", "valid")
     )
-    return PreparedData(train, valid, stats, folder.name)
+    return PreparedData(train, valid, stats, folder.name, folder)
 
 
 def _build(folder: Path, corpus: Corpus, recipe: _Recipe) -> None:
@@ -226,7 +228,7 @@ def _token_batches(tokens: datasets.Dataset) -> Iterator[Ragged]:
 
 
 @contextmanager
-def _storage_errors(root: Path) -> Iterator[None]:
+def storage_errors(root: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write into a StorageError."""
     try:
         yield
@@ -242,7 +244,7 @@ def _storage_errors(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock that dies with this process (and, unlike flock, is not inherited by its children).
 
     Yields True; or False at once, without `wait`, when another process holds it.
@@ -260,6 +262,6 @@ def _remove_leftovers(root: Path, key: str) -> None:
     """Delete the folders of builders that died: ours, whose lock we hold, and those whose lock nobody holds."""
     shutil.rmtree(root / f"{key}.building", ignore_errors=True)
     for folder in root.glob("*.building"):
-        with _locked(root / f"{folder.stem}.lock", wait=False) as dead:
+        with locked(root / f"{folder.stem}.lock", wait=False) as dead:
             if dead:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -17,9 +17,10 @@ from distillkit.data.cache import PreparedData, column, prepare
 from distillkit.data.corpus import Corpus
 from distillkit.data.dataset import MaskedRows, PlanSampler
 from distillkit.data.homes import Homes
-from distillkit.data.masking import VALID_SEED, TokenMasker
+from distillkit.data.masking import VALID_SEED, Masker, TokenMasker
 from distillkit.data.plan import BatchPlan, MicroBatch, check_batching, totals_of
 from distillkit.data.sentences import check_language
+from distillkit.data.token_counts import token_counts
 from distillkit.errors import ConfigError
 from distillkit.phases import phase
 from distillkit.types import Batch
@@ -40,7 +41,8 @@ class MaskedLMDataModule(pl.LightningDataModule):
         batch_tokens: most positions of a micro-batch, padding included; exactly one of the two.
         packing: "full", "none" or "sentences".
         language: of the text, e.g. "en"; packing=sentences finds sentences by its rules.
-        masker: default TokenMasker(tokenizer).
+        masker: of the training rows, default TokenMasker(tokenizer). Held-out rows always have token masks, with its
+            shares and nothing else of it, so that runs which differ in the kind of masking compare.
         seed: of order and masks.
         mask_epochs: how many mask patterns there are: epoch e repeats those of epoch e modulo this; None: each its own.
         num_workers: processes that build batches; 0 builds them in this one. The batches are the same.
@@ -66,7 +68,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         batch_tokens: int | None = None,
         packing: str = "full",
         language: str = "en",
-        masker: TokenMasker | None = None,
+        masker: Masker | None = None,
         seed: int = 0,
         mask_epochs: int | None = None,
         num_workers: int = 0,
@@ -93,7 +95,8 @@ class MaskedLMDataModule(pl.LightningDataModule):
         self.packing, self.language = packing, language
         self.batch_size, self.batch_tokens, self.seed, self.mask_epochs = batch_size, batch_tokens, seed, mask_epochs
         self.num_workers, self.num_proc, self.cache_dir = num_workers, num_proc, cache_dir
-        self.masker = masker or TokenMasker(tokenizer)
+        self.masker: Masker = masker or TokenMasker(tokenizer)
+        self._valid_masker = TokenMasker(tokenizer, *self.masker.shares)
         self.start_step: int | None = None
         self.end_step: int | None = None
         self._prepared: PreparedData | None = None
@@ -116,6 +119,8 @@ class MaskedLMDataModule(pl.LightningDataModule):
                 num_proc=self.num_proc,
                 cache_dir=self.cache_dir,
             )
+            if self.masker.smoothing:
+                self.masker = self.masker.weighed(token_counts(self._prepared))
         return self._prepared
 
     def plan(self, world_size: int = 1, accumulate: int = 1) -> BatchPlan:
@@ -126,7 +131,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         return self._plans[share]
 
     def _plan(self, world_size: int, accumulate: int) -> BatchPlan:
-        lengths, predictions = self._counts(self.prepare().train)
+        lengths, predictions = self._counts(self.prepare().train, self.masker)
         return BatchPlan(
             lengths,
             predictions,
@@ -155,7 +160,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         end_batch = None if end_step is None else end_step * accumulate
         plan = self.plan(world_size, accumulate)
         sampler = PlanSampler(plan, rank=rank, start_batch=start_step * accumulate, end_batch=end_batch)
-        return self._loader(self._rows(self.prepare().train, self.seed), sampler)
+        return self._loader(self._train_rows(), sampler)
 
     def valid_stream(self, rank: int = 0, world_size: int = 1) -> DataLoader[Batch] | None:
         """One rank's share of the held-out rows, in fixed order with fixed masks; None when none are held out.
@@ -166,29 +171,27 @@ class MaskedLMDataModule(pl.LightningDataModule):
         valid = self.prepare().valid
         if valid is None:
             return None
-        lengths, predictions = self._counts(valid)
-        order, cuts = self._valid_rows(lengths, world_size)
+        lengths, predictions = self._counts(valid, self._valid_masker)
+        order, cuts = self._valid_order(lengths, world_size)
         pieces = np.split(order, cuts[1:-1])[rank::world_size]
         specs = [
             MicroBatch(0, -1, micro, piece, totals_of(lengths[piece], predictions[piece]))
             for micro, piece in enumerate(pieces)
         ]
-        return self._loader(self._rows(valid, VALID_SEED), specs)
+        return self._loader(self._valid_rows(valid), specs)
 
     def homes(self, world_size: int = 1, accumulate: int = 1) -> dict[str, Homes]:
         """For "train", and "valid" where rows are held out: which micro-batch has a row first with given masks."""
         prepared = self.prepare()
         plan = self.plan(world_size, accumulate)
-        homes = {
-            "train": Homes(self._rows(prepared.train, self.seed), column(prepared.train, "length"), plan.epoch_rows)
-        }
+        homes = {"train": Homes(self._train_rows(), column(prepared.train, "length"), plan.epoch_rows)}
         if prepared.valid is not None:
             lengths = column(prepared.valid, "length")
-            rows = self._valid_rows(lengths, world_size)
-            homes["valid"] = Homes(self._rows(prepared.valid, VALID_SEED), lengths, lambda epoch: rows)
+            order = self._valid_order(lengths, world_size)
+            homes["valid"] = Homes(self._valid_rows(prepared.valid), lengths, lambda epoch: order)
         return homes
 
-    def _valid_rows(self, lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _valid_order(self, lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Held-out rows of [N] lengths in their order [N] int64, and where their batches are cut, [batches + 1]."""
         order = np.argsort(lengths, kind="stable")  # blocks of packing=full are of one length and keep their order
         rows = self.batch_size or (self.batch_tokens or 0) // self.max_length
@@ -225,15 +228,19 @@ class MaskedLMDataModule(pl.LightningDataModule):
             raise RuntimeError("no trainer is attached; use train_stream() and valid_stream() without one")
         return self.trainer
 
-    def _counts(self, split: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def _counts(self, split: datasets.Dataset, masker: Masker) -> tuple[np.ndarray, np.ndarray]:
         lengths = column(split, "length")
-        return lengths, self.masker.predictions(lengths, column(split, "maskable"))
+        return lengths, masker.predictions(lengths, column(split, "maskable"))
 
-    def _rows(self, split: datasets.Dataset, seed: int) -> MaskedRows:
+    def _train_rows(self) -> MaskedRows:
+        return self._rows(self.prepare().train, self.masker, self.seed)
+
+    def _valid_rows(self, split: datasets.Dataset) -> MaskedRows:
+        return self._rows(split, self._valid_masker, VALID_SEED)
+
+    def _rows(self, split: datasets.Dataset, masker: Masker, seed: int) -> MaskedRows:
         pad = self.tokenizer.pad_token_id
-        return MaskedRows(
-            split, self.masker, seed=seed, max_length=self.max_length, pad_token_id=0 if pad is None else pad
-        )
+        return MaskedRows(split, masker, seed=seed, max_length=self.max_length, pad_token_id=0 if pad is None else pad)
 
     def _loader(self, rows: MaskedRows, specs: Sampler[MicroBatch] | Sequence[MicroBatch]) -> DataLoader[Batch]:
         return _TimedLoader(

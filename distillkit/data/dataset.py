@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from distillkit.data.masking import TokenMasker
+from distillkit.data.masking import Masker
 from distillkit.data.plan import BatchPlan, MicroBatch, padded_length
 from distillkit.data.sentence_order import shown
 from distillkit.layout import lay_out
@@ -23,7 +23,7 @@ class MaskedRows(Dataset[Batch]):
     """
 
     def __init__(
-        self, rows: datasets.Dataset, masker: TokenMasker, *, seed: int, max_length: int, pad_token_id: int
+        self, rows: datasets.Dataset, masker: Masker, *, seed: int, max_length: int, pad_token_id: int
     ) -> None:
         """Hold the memory-mapped rows; a worker process maps the same pages.
 

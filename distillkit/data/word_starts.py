@@ -1,4 +1,4 @@
-"""Which tokens begin a word, read off a row of ids: from the marks in a fast tokenizer's pieces and its pre-tokenizer."""
+"""Which tokens of a row begin a word: from the marks in a fast tokenizer's pieces, and its pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class WordStarts:
             self._last[[number for token, number in vocabulary.items() if token.endswith(suffix)]] = _BORDER
         else:
             self._read(tokenizer, vocabulary, byte_level=_has_type(backend, "ByteLevel"))
-        self._last[tokenizer.all_special_ids] = _BORDER
+        self._opens[tokenizer.all_special_ids], self._last[tokenizer.all_special_ids] = True, _BORDER
 
     def __call__(self, input_ids: np.ndarray) -> np.ndarray:
         """[T] bool, whether each of the [T] tokens begins a word; special tokens do."""

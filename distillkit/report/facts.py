@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from distillkit import __version__
+from distillkit.data.masking import Shares
 from distillkit.errors import DistillkitError
 from distillkit.evaluation.efficiency import measure_efficiency
 from distillkit.evaluation.examples import fill_masks
@@ -110,9 +111,10 @@ def machine() -> dict[str, Any]:
 def held_out_text(folder: RunFolder) -> str:
     """What a run's evaluation read: runs with an equal line were measured on the same rows under the same masks."""
     config = folder.config
-    limit, data = config["run"]["evaluation_batches"], config["data"]
+    limit, data, masking = config["run"]["evaluation_batches"], config["data"], config["masking"]
+    shares = Shares(**{name: masking[name] for name in Shares._fields if name in masking})
     cut = None if limit is None else [limit, data["batch_size"], data["batch_tokens"]]
-    return json.dumps([folder.facts["corpus"], config["masking"], cut], sort_keys=True)
+    return json.dumps([folder.facts["corpus"], shares, cut], sort_keys=True)
 
 
 def _teacher_of(folder: RunFolder) -> _Teacher:

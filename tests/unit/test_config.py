@@ -195,7 +195,7 @@ def test_validate_names_key_value_and_range_when_a_value_is_wrong(
 @pytest.mark.parametrize(
     "override",
     [
-        "loss.temperature=100", "loss.temperature=0.01", "loss.alpha=0", "masking.mask_fraction=1", "seed=0",
+        "loss.temperature=100", "loss.temperature=0.01", "loss.alpha=0", "masking.mask_fraction=0.9", "seed=0",
         "optimizer.lr=1", "scheduler.warmup_steps=0", "data.batch_size=null", "trainer.precision=32",
     ],
 )  # fmt: skip
