@@ -63,6 +63,14 @@ PLAIN = [
     plain("probability 0", "masking.probability=0", "masking.probability=0", "(0, 1)"),
     plain("probability 1", "masking.probability=1", "masking.probability=1", "(0, 1)"),
     plain("probability above 1", "masking.probability=1.5", "masking.probability=1.5", "(0, 1)"),
+    plain("more shown than predicted", "masking.mask_fraction=1", "masking.random_fraction=0.1", "allowed: [0, 0]"),
+    plain(
+        "negative smoothing", "masking.smoothing=-0.7", "masking.smoothing=-0.7", "[0, inf)", "set masking.smoothing"
+    ),
+    plain("no prediction", "masking.max_predictions=0", "masking.max_predictions=0", "[1, inf)"),
+    plain("spans of no word", "masking=ngram masking.max_ngram=0", "masking.max_ngram=0", "set masking.max_ngram=3"),
+    plain("n of another masking", "masking.max_ngram=2", "masking.max_ngram=2: no such key", "did you mean masking."),
+    plain("unknown masking", "masking=words", "masking=words", "ngram, token, whole_word"),
     plain("negative rate", "optimizer.lr=-1e-3", "optimizer.lr=-0.001"),
     plain("rate that is no number", "optimizer.lr=fast", "optimizer.lr=fast"),
     plain("negative steps", "trainer.max_steps=-5", "trainer.max_steps=-5"),

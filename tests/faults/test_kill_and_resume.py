@@ -28,8 +28,8 @@ class Case:
     kills: tuple[str, ...]
 
     def __str__(self) -> str:
-        recipe = self.recipe
-        return f"{recipe.student}-w{self.workers}-a{recipe.accumulate}-{recipe.packing}-{'+'.join(self.kills)}"
+        recipe, last = self.recipe, "+".join((*self.recipe.more, *self.kills))
+        return f"{recipe.student}-w{self.workers}-a{recipe.accumulate}-{recipe.packing}-{last}"
 
     @property
     def every(self) -> int:
@@ -48,6 +48,7 @@ CI_CASES = (
     Case(Recipe("distilbert", 1, "full"), 2, ("random", "random", "random")),
     Case(Recipe("albert", 3, "full"), 0, ("random",)),
     Case(Recipe("albert", 3, "sentences", ("loss.sop=1", "student.share=ffn")), 2, ("random", "last")),
+    Case(Recipe("albert", 3, "none", ("masking=ngram", "masking.smoothing=0.7")), 2, ("random",)),
 )
 """With CASES every pair of (student, workers, accumulation, packing), and sentence order in a student that shares a part."""
 ALL_CASES = tuple(

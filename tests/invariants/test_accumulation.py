@@ -6,16 +6,19 @@ After the first step SGD's momentum is the gradient itself, and a checkpoint hol
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.faults.fixtures import Call, Say, Start
-from tests.faults.harness import CliProcess, Inputs, Run, assert_identical
+from tests.faults.harness import CliProcess, Inputs, Run, assert_identical, make_tokenizer
 
 ROWS = 8
 STEPS = 6
@@ -130,6 +133,42 @@ def test_two_ranks_resume_identical_when_the_process_group_is_killed(
     start("resume", str(run.path)).succeed()
     assert run.starts() == [0, newest]
     assert_identical(run, finished)
+
+
+# --- other masks -------------------------------------------------------------------------------------------------
+
+PIECES = [*(f"w{number}" for number in range(70)), *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxy")]
+
+
+@pytest.fixture
+def of_pieces(inputs: Inputs, tmp_path: Path) -> Inputs:
+    """The inputs with a tokenizer and a text whose words have one to four tokens."""
+    teacher = Path(shutil.copytree(inputs.teacher, tmp_path / "teacher"))
+    make_tokenizer(PIECES).save_pretrained(teacher)
+    rng = np.random.default_rng(0)
+    words = [f"w{number}{'abcdefghijklmnopqrstuvwxy'[number % 20 :][: number % 4]}" for number in range(70)]
+    lines = [" ".join(rng.choice(words, size=rng.integers(5, 25))) for _ in range(90)]
+    (tmp_path / "words.txt").write_text("\n".join(lines))
+    return replace(inputs, teacher=teacher, corpus=tmp_path / "words.txt")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "masking",
+    [("masking=ngram", "masking.smoothing=0.7"), ("masking=whole_word", "masking.max_predictions=4")],
+    ids=["ngram", "whole_word"],
+)
+def test_gradient_is_the_same_when_whole_words_are_masked_and_the_step_is_cut(
+    masking: tuple[str, ...], of_pieces: Inputs, call: Call, say: Say, tmp_path: Path
+) -> None:
+    found = []
+    for batch_size in (ROWS, 1):
+        run = Run(tmp_path / f"of_{batch_size}")
+        result = call(*words(of_pieces, run, batch_size, ROWS // batch_size, "none"), *EXACT, *masking)
+        assert result.code == 0, result.err
+        found.append(gradient(run))
+    assert_same_gradient(found[1], found[0], say, f"1 x {ROWS}, {masking[0]}")
 
 
 # --- two nodes, each a torchrun of its own -----------------------------------------------------------------------

@@ -83,6 +83,21 @@ def test_text_names_teacher_and_layers_and_loss_when_distilled() -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Masking: 15% of the tokens\n"),
+        (("masking=whole_word", "masking.max_predictions=20"), "15% of the tokens, whole words, at most 20 a row\n"),
+        (
+            ("masking=ngram", "masking.smoothing=0.7", "masking.probability=0.2"),
+            "20% of the tokens, spans of 1 to 3 whole words, chosen with weight count^-0.7\n",
+        ),
+    ],
+)
+def test_text_says_what_was_masked_when_it_was_chosen(words: tuple[str, ...], said: str) -> None:
+    assert said in card(*HUB_CORPUS, *words).text
+
+
 def test_text_speaks_of_no_teacher_when_there_was_none() -> None:
     words = ("teacher=none", "teacher.path=null", "student.init_from=owner/bert", *HUB_CORPUS)
     found = card(*words, figures={"student": STUDENT})

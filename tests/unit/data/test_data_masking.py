@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distillkit.data import TokenMasker
+from distillkit.data.masking import shuffled
 from distillkit.errors import ConfigError, DataError
 from distillkit.types import IGNORE_INDEX
 
@@ -110,3 +111,58 @@ def test_masker_refuses_fractions_when_they_exceed_one(tokenizer) -> None:
 def test_masker_refuses_the_tokenizer_when_it_has_no_mask_token(make_tokenizer) -> None:
     with pytest.raises(DataError, match="no mask token"):
         TokenMasker(make_tokenizer(mask_token=None))
+
+
+def test_rare_tokens_are_chosen_by_their_weight_when_masks_are_smoothed(tokenizer) -> None:
+    counts = np.ones(100, dtype=np.int64)
+    counts[10:], counts[99] = 1000, 0  # 0 counts as 1
+    masker = TokenMasker(tokenizer, smoothing=0.7, max_predictions=1).weighed(counts)
+    row, draws = np.asarray([2, 5, 10, 11, 12, 3, 99, 13, 14, 15, 3]), 6000
+    hits = np.zeros(len(row))
+    for index in range(draws):
+        hits += masker.mask(row, seed=3, epoch=0, index=index)[1] != IGNORE_INDEX
+    weights = np.where(np.isin(row, SPECIAL), 0, np.where(np.isin(row, [5, 99]), 1, 1000**-0.7))
+    expected = draws * weights / weights.sum()
+    assert hits[expected == 0].sum() == 0
+    hits, expected = hits[expected > 0], expected[expected > 0]
+    assert ((hits - expected) ** 2 / expected).sum() < 24.4  # 7 degrees of freedom: once in a thousand
+
+
+def test_tokens_are_drawn_one_after_the_other_by_weight_when_there_are_several() -> None:
+    weights, pairs = np.asarray([4.0, 2.0, 1.0]), np.zeros((3, 3))
+    for number in range(7000):
+        first, second = shuffled(3, weights, np.random.default_rng(number))[:2]
+        pairs[first, second] += 1
+    each = weights / 7
+    expected = 7000 * each[:, None] * weights / (7 - weights)[:, None]
+    off = ~np.eye(3, dtype=bool)
+    assert ((pairs - expected)[off] ** 2 / expected[off]).sum() < 20.5  # 5 degrees of freedom: once in a thousand
+
+
+def test_masks_are_those_without_smoothing_when_it_is_zero(tokenizer) -> None:
+    row, draw = row_of(64), {"seed": 0, "epoch": 0, "index": 5}
+    plain = TokenMasker(tokenizer).mask(row, **draw)
+    for smoothing, same in ((0, True), (None, True), (0.7, False)):
+        found = TokenMasker(tokenizer, smoothing=smoothing).weighed(np.arange(100)).mask(row, **draw)
+        assert np.array_equal(plain[1], found[1]) is same
+
+
+def test_counts_must_be_told_before_a_mask_when_there_is_smoothing(tokenizer) -> None:
+    masker = TokenMasker(tokenizer, smoothing=0.7)
+    masker.weighed(np.arange(100))  # another masker: the one at hand may serve another corpus
+    with pytest.raises(RuntimeError, match="weighed"):
+        masker.mask(row_of(64), seed=0, epoch=0, index=0)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_predictions_never_exceed_the_limit_when_there_is_one(tokenizer, limit: int) -> None:
+    masker = TokenMasker(tokenizer, max_predictions=limit)
+    for length in (8, 40, 128):
+        labels = masker.mask(row_of(length), seed=0, epoch=0, index=0)[1]
+        assert (labels != IGNORE_INDEX).sum() == min(limit, max(1, round(0.15 * length)))
+
+
+@pytest.mark.parametrize(("key", "value"), [("smoothing", -0.1), ("smoothing", float("inf")), ("max_predictions", 0)])
+def test_masker_refuses_smoothing_and_limit_when_out_of_range(tokenizer, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"masking\.{key}={value}: .*fix: set masking\.{key}=null"):
+        TokenMasker(tokenizer, **{key: value})

@@ -110,10 +110,11 @@ def test_page_is_made_with_a_note_when_memory_could_not_be_measured(
         ({}, True),
         ({"corpus": "other"}, False),
         ({"masking": {"probability": 0.3}}, False),
+        ({"masking": {"probability": 0.15, "mask_fraction": 0.8, "smoothing": 0.7, "max_ngram": 3}}, True),
         ({"run": {"evaluation_batches": 4}}, False),
         ({"data": {"batch_size": 8, "batch_tokens": None, "num_workers": 0}}, True),
     ],
-    ids=["same", "text", "masks", "fewer batches", "other batches of all text"],
+    ids=["same", "text", "masks", "other masks in training", "fewer batches", "other batches of all text"],
 )
 def test_note_says_that_figures_do_not_compare_when_the_held_out_text_differs(
     change: dict[str, Any], compares: bool, make_run: MakeRun, tmp_path: Path
