@@ -7,6 +7,7 @@ import pytest
 
 from distillkit.data import TokenMasker
 from distillkit.data.masking import shuffled
+from distillkit.data.randomness import MASK_STREAM, generator
 from distillkit.errors import ConfigError, DataError
 from distillkit.types import IGNORE_INDEX
 
@@ -51,6 +52,29 @@ def test_mask_depends_on_seed_epoch_and_index_alone_when_called_again(tokenizer,
     assert all(np.array_equal(a, b) for a, b in zip(first, other.mask(row, **base), strict=True))
     for change in ({"seed": 2}, {"epoch": 3}, {"index": 4}, {"seed": 3, "index": 1}, {"seed": -1}):
         assert not np.array_equal(first[1], other.mask(row, **{**base, **change})[1])
+
+
+def as_before_words(row: np.ndarray, shares: tuple[float, float, float], **draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """TokenMasker.mask as it was when there was no other masking: runs begun then go on with the same masks."""
+    probability, to_mask, random = shares
+    ordinary = np.flatnonzero(~np.isin(row, SPECIAL))
+    count = min(len(ordinary), max(1, int(np.rint(probability * len(row)))))
+    rng = generator(draw["seed"], MASK_STREAM, draw["epoch"], draw["index"])
+    chosen = rng.permutation(ordinary)[:count]
+    action, drawn = rng.random(count), np.arange(5, 100)[rng.integers(95, size=count)]
+    masked, labels = row.astype(np.int64), np.full(len(row), IGNORE_INDEX)
+    labels[chosen] = row[chosen]
+    masked[chosen] = np.where(action < to_mask, MASK, np.where(action < to_mask + random, drawn, row[chosen]))
+    return masked, labels
+
+
+@pytest.mark.parametrize("shares", [(0.15, 0.8, 0.1), (0.3, 0.5, 0.5)])
+def test_token_masks_are_bit_for_bit_the_earlier_ones_when_nothing_else_is_asked_for(tokenizer, shares) -> None:
+    for masker in (TokenMasker(tokenizer, *shares), TokenMasker(tokenizer, *shares, smoothing=0, max_predictions=500)):
+        for index in range(300):
+            row, draw = row_of(6 + index, index), {"seed": index - 3, "epoch": index % 5, "index": index}
+            expected = as_before_words(row, shares, **draw)
+            assert all(np.array_equal(a, b) for a, b in zip(masker.mask(row, **draw), expected, strict=True))
 
 
 def test_mask_shows_80_10_10_and_every_position_alike_when_drawn_often(tokenizer) -> None:
@@ -126,6 +150,20 @@ def test_rare_tokens_are_chosen_by_their_weight_when_masks_are_smoothed(tokenize
     assert hits[expected == 0].sum() == 0
     hits, expected = hits[expected > 0], expected[expected > 0]
     assert ((hits - expected) ** 2 / expected).sum() < 24.4  # 7 degrees of freedom: once in a thousand
+
+
+def test_chance_of_a_token_falls_with_the_power_of_its_count_when_masks_are_smoothed(tokenizer) -> None:
+    seen_in_text = 4 ** np.arange(8)  # 1 to 16384 times
+    counts = np.ones(100, dtype=np.int64)
+    counts[10:18] = seen_in_text
+    masker = TokenMasker(tokenizer, smoothing=0.7, max_predictions=1).weighed(counts)
+    row, draws = np.asarray([2, *range(10, 18), 3]), 20000
+    places = [masker.mask(row, seed=9, epoch=0, index=i)[1].argmax() - 1 for i in range(draws)]
+    hits, chances = np.bincount(places, minlength=8), seen_in_text**-0.7
+    expected = draws * chances / chances.sum()
+    assert ((hits - expected) ** 2 / expected).sum() < 24.4  # 7 degrees of freedom: once in a thousand
+    slope = np.polyfit(np.log(seen_in_text[:5]), np.log(hits[:5]), 1)[0]
+    assert slope == pytest.approx(-0.7, abs=0.03)
 
 
 def test_tokens_are_drawn_one_after_the_other_by_weight_when_there_are_several() -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distillkit.data import MaskedLMDataModule, TextCorpus, TokenMasker, WordMasker
+from distillkit.data import TokenMasker, WordMasker
 from distillkit.data.word_masking import Span
-from distillkit.data.word_starts import WordStarts
 from distillkit.errors import ConfigError
-from distillkit.types import IGNORE_INDEX, Batch
+from distillkit.types import IGNORE_INDEX
 from tests.unit.data.word_tokenizers import TEXTS, trained
 
 MASK, SPECIAL = 4, (0, 1, 2, 3, 4)
@@ -82,6 +79,16 @@ def test_spans_have_alberts_lengths_when_drawn_often(tokenizer) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < ONCE_IN_A_THOUSAND[2]
 
 
+def test_spans_have_alberts_lengths_when_words_have_several_tokens(tokenizer) -> None:
+    masker, counts = WordMasker(tokenizer, max_ngram=3), np.zeros(3)
+    for index in range(700):
+        spans = masker.spans(mixed_row(index, 240), seed=2, epoch=1, index=index)  # 65 predictions or more
+        counts += np.bincount([span.words - 1 for span in spans[:5]], minlength=3)
+    expected = counts.sum() * np.asarray([6, 3, 2]) / 11
+    assert counts.sum() == 3500
+    assert ((counts - expected) ** 2 / expected).sum() < ONCE_IN_A_THOUSAND[2]
+
+
 def test_lengths_follow_their_formula_when_max_ngram_is_another(tokenizer) -> None:
     row = words_row([1] * 510)
     for longest, shares in ((2, [2 / 3, 1 / 3]), (4, [12 / 25, 6 / 25, 4 / 25, 3 / 25])):
@@ -126,6 +133,20 @@ def test_tokens_are_shown_80_10_10_each_by_itself_when_they_are_of_one_word(toke
     assert (abs(pairs - 0.64) < 4 * np.sqrt(0.64 * 0.36 / count)).all()
 
 
+@pytest.mark.parametrize("masking", [{"max_ngram": 3}, {"max_ngram": 3, "smoothing": 0.7, "max_predictions": 20}, None])
+def test_tokens_are_shown_80_10_10_when_spans_or_smoothed_tokens_are_predicted(tokenizer, masking) -> None:
+    masker = TokenMasker(tokenizer, smoothing=0.7) if masking is None else WordMasker(tokenizer, **masking)
+    masker, seen = masker.weighed(np.arange(100) ** 2), np.zeros(3)
+    for index in range(600):
+        row = mixed_row(index, 90)
+        masked, labels = masker.mask(row, seed=1, epoch=3, index=index)
+        chosen = labels != IGNORE_INDEX
+        kept = masked[chosen] == row[chosen]
+        seen += [(masked[chosen] == MASK).sum(), kept.sum(), (~kept & (masked[chosen] != MASK)).sum()]
+    expected = seen.sum() * np.asarray([0.8, 0.1 + 0.1 / 95, 0.1 * 94 / 95])  # a random token is the same once in 95
+    assert ((seen - expected) ** 2 / expected).sum() < ONCE_IN_A_THOUSAND[2]
+
+
 def test_predictions_end_with_a_cut_word_when_no_whole_one_fits(tokenizer) -> None:
     for max_ngram in (1, 3):
         masker, row = WordMasker(tokenizer, max_ngram=max_ngram), words_row([4] * 24)  # 98 tokens: 15 predictions
@@ -159,18 +180,26 @@ def test_predictions_never_exceed_the_limit_when_there_is_one(tokenizer, limit: 
         assert (labels != IGNORE_INDEX).sum() == min(limit, max(1, round(0.15 * len(row))))
 
 
-def test_share_of_predictions_is_the_probability_when_text_is_real() -> None:
-    tokenizer = trained("unigram", 150)
-    masker, starts = WordMasker(tokenizer, max_ngram=3), WordStarts(tokenizer)
-    predicted = attended = 0
-    for index, (text, other) in enumerate(zip(TEXTS, reversed(TEXTS), strict=True)):
-        row = np.asarray(tokenizer(text, other)["input_ids"], dtype=np.int32)
+@pytest.mark.parametrize("max_ngram", [1, 3])
+@pytest.mark.parametrize(("kind", "size"), [("wordpiece", 150), ("byte_bpe", 340), ("unigram", 150)])
+def test_spans_are_words_of_the_tokenizer_itself_when_text_is_real(kind: str, size: int, max_ngram: int) -> None:
+    tokenizer = trained(kind, size)
+    masker = WordMasker(tokenizer, max_ngram=max_ngram)
+    predicted = attended = several = 0
+    for index, (text, other) in enumerate(list(zip(TEXTS, reversed(TEXTS), strict=True)) * 20):
+        encoding = tokenizer(text, other)
+        row = np.asarray(encoding["input_ids"], dtype=np.int32)
+        words = list(zip(encoding.sequence_ids(0), encoding.word_ids(0), strict=True))  # (None, None): a special token
         labels = masker.mask(row, seed=0, epoch=0, index=index)[1]
-        spans = masker.spans(row, seed=0, epoch=0, index=index)
-        assert all(starts(row)[span.start] for span in spans)
-        assert all(span.end == len(row) or starts(row)[span.end] for span in spans if span.words)
+        for span in masker.spans(row, seed=0, epoch=0, index=index):
+            inside = words[span.start : span.end]
+            assert words[span.start - 1] != inside[0] and len({sequence for sequence, _ in inside}) == 1
+            assert None not in inside[0] and len(set(inside)) == max(span.words, 1)
+            assert words[span.end] != inside[-1] or not span.words
+            several += span.end - span.start > span.words > 0
         predicted, attended = predicted + int((labels != IGNORE_INDEX).sum()), attended + len(row)
     assert predicted / attended == pytest.approx(0.15, abs=0.003)
+    assert several > 300, "few words have several pieces"
 
 
 def test_words_are_chosen_by_the_mean_weight_of_their_tokens_when_smoothed(tokenizer) -> None:
@@ -198,98 +227,3 @@ def test_masks_are_the_same_when_the_masker_was_sent_to_another_process(tokenize
 def test_masker_refuses_the_length_when_there_is_none(tokenizer) -> None:
     with pytest.raises(ConfigError, match=r"masking\.max_ngram=0: .*fix: set masking\.max_ngram=3"):
         WordMasker(tokenizer, max_ngram=0)
-
-
-# --- in the stream -----------------------------------------------------------------------------------------------
-
-KINDS = {
-    "whole_word": lambda tokenizer: WordMasker(tokenizer, 0.3),
-    "ngram": lambda tokenizer: WordMasker(tokenizer, 0.3, smoothing=0.7, max_predictions=9, max_ngram=3),
-    "smoothed": lambda tokenizer: TokenMasker(tokenizer, 0.3, smoothing=0.7),
-}
-SHAPES = [{"packing": "full"}, {"packing": "none"}]
-
-
-@pytest.fixture(scope="module")
-def make_module(tokenizer, tmp_path_factory: pytest.TempPathFactory):
-    """make_module(kind): over 200 lines of words that have one to four tokens."""
-    folder, rng = tmp_path_factory.mktemp("words"), np.random.default_rng(0)
-    words = [f"w{number}{'abcde'[number % 5] * (number % 4)}" for number in range(90)]
-    lines = [" ".join(rng.choice(words, size=rng.integers(2, 30))) for _ in range(200)]
-    (folder / "corpus.txt").write_text("\n".join(lines))
-
-    def make(kind: str | None, **options) -> MaskedLMDataModule:
-        masker = KINDS[kind](tokenizer) if kind else TokenMasker(tokenizer, 0.3)
-        options = {"max_length": 40, "cache_dir": folder / "cache", **options}
-        return MaskedLMDataModule(TextCorpus(folder / "corpus.txt"), tokenizer, masker=masker, **options)
-
-    return make
-
-
-def rows_of(batches: list[Batch]) -> Iterator[tuple]:
-    """Of every row: its step, that step's totals, its number, ids and labels without padding."""
-    for batch in batches:
-        for number, ids, labels in zip(batch.sequences, batch.input_ids.tolist(), batch.labels.tolist(), strict=True):
-            yield batch.step, batch.totals, number, [i for i in ids if i], labels[: sum(i > 0 for i in ids)]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=["full", "none"])
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_steps_have_the_same_masks_and_exact_totals_when_cut_in_any_way(make_module, kind: str, shape) -> None:
-    whole, *others = (
-        sorted(
-            row
-            for rank in range(ranks)
-            for row in rows_of(
-                list(
-                    make_module(kind, **shape, batch_size=size, seed=4).train_stream(
-                        rank, ranks, 8 // size // ranks, 0, 9
-                    )
-                )
-            )
-        )
-        for size, ranks in ((8, 1), (1, 1), (2, 2))
-    )
-    assert others == [whole, whole]
-    for step in range(9):
-        rows = [row for row in whole if row[0] == step]
-        assert len(rows) == 8
-        for _, totals, *_ in rows:
-            assert totals.attended == sum(len(row[3]) for row in rows)
-            assert totals.predicted == sum(label != IGNORE_INDEX for row in rows for label in row[4])
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_batches_are_the_same_when_workers_build_them_or_the_stream_starts_late(make_module, kind: str) -> None:
-    options = {"packing": "none", "batch_size": 8}
-    alone, helped, late = (
-        list(rows_of(list(make_module(kind, **options, num_workers=workers).train_stream(0, 1, 1, start, 30))))
-        for workers, start in ((0, 0), (2, 0), (0, 25))
-    )
-    assert len({row[0] for row in alone}) == 30
-    assert alone == helped and late == [row for row in alone if row[0] >= 25]
-
-
-def test_held_out_rows_have_token_masks_when_training_rows_have_others(make_module) -> None:
-    options = {"packing": "none", "batch_size": 8}
-    expected = list(rows_of(list(make_module(None, **options).valid_stream())))
-    assert expected
-    for kind in KINDS:
-        assert list(rows_of(list(make_module(kind, **options, seed=3).valid_stream()))) == expected
-    (home,) = {make_module(kind, **options).homes()["valid"].batch(0, 0).labels.numpy().tobytes() for kind in KINDS}
-    assert home == make_module(None, **options).homes()["valid"].batch(0, 0).labels.numpy().tobytes()
-
-
-def test_tokens_are_counted_once_and_kept_when_masks_are_smoothed(make_module, tmp_path: Path, monkeypatch) -> None:
-    plain = make_module(None, batch_size=8, cache_dir=tmp_path)
-    monkeypatch.setattr("distillkit.data.token_counts._ROWS_AT_A_TIME", 7)
-    folder = plain.prepare().folder
-    assert not (folder / "token_counts.npy").exists()
-    module = make_module("smoothed", batch_size=8, cache_dir=tmp_path)
-    rows = module.prepare().train["input_ids"]
-    kept = np.load(folder / "token_counts.npy")
-    assert kept.tolist() == np.bincount(np.concatenate(rows)).tolist()
-    monkeypatch.setattr("distillkit.data.token_counts._counted", None)
-    again = make_module("smoothed", batch_size=8, cache_dir=tmp_path)
-    assert list(rows_of(list(again.train_stream(end_step=2)))) == list(rows_of(list(module.train_stream(end_step=2))))
-    assert module.prepare().key == plain.prepare().key
