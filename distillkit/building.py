@@ -147,7 +147,8 @@ def build_cache(cfg: dict[str, Any], parts: Parts, device: torch.device) -> Cach
     share = (ranks(cfg), cfg["trainer"]["accumulate_grad_batches"])
     common = identity(teacher, device, options["cache_dtype"]) | {
         "data": parts.data.prepare().key,
-        "masking": cfg["masking"],
+        # null as where the key is missing: states that were kept before a key was added stay of use
+        "masking": {name: value for name, value in cfg["masking"].items() if value is not None},
         "autocast": str(cfg["trainer"]["precision"]) in ("bf16-mixed", "bf16"),
         "compile": cfg["run"]["compile"],
         "batches": [cfg["data"]["batch_size"], cfg["data"]["batch_tokens"], *share],

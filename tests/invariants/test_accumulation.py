@@ -147,25 +147,30 @@ def of_pieces(inputs: Inputs, tmp_path: Path) -> Inputs:
     make_tokenizer(PIECES).save_pretrained(teacher)
     rng = np.random.default_rng(0)
     words = [f"w{number}{'abcdefghijklmnopqrstuvwxy'[number % 20 :][: number % 4]}" for number in range(70)]
-    lines = [" ".join(rng.choice(words, size=rng.integers(5, 25))) for _ in range(90)]
-    (tmp_path / "words.txt").write_text("\n".join(lines))
-    return replace(inputs, teacher=teacher, corpus=tmp_path / "words.txt")
+    lines = [". ".join(" ".join(rng.choice(words, size=7)) for _ in range(rng.integers(1, 5))) for _ in range(90)]
+    text = tmp_path / "words.txt"
+    text.write_text(".\n".join(lines))
+    return replace(inputs, teacher=teacher, corpus=text, sentences=text)
 
 
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    "masking",
-    [("masking=ngram", "masking.smoothing=0.7"), ("masking=whole_word", "masking.max_predictions=4")],
-    ids=["ngram", "whole_word"],
+    ("packing", "masking"),
+    [
+        ("none", ("masking=ngram", "masking.smoothing=0.7")),
+        ("none", ("masking=whole_word", "masking.max_predictions=4")),
+        ("sentences", ("masking=ngram", "masking.smoothing=0.7")),
+    ],
+    ids=["ngram", "whole_word", "ngram_of_sentences"],
 )
 def test_gradient_is_the_same_when_whole_words_are_masked_and_the_step_is_cut(
-    masking: tuple[str, ...], of_pieces: Inputs, call: Call, say: Say, tmp_path: Path
+    packing: str, masking: tuple[str, ...], of_pieces: Inputs, call: Call, say: Say, tmp_path: Path
 ) -> None:
     found = []
     for batch_size in (ROWS, 1):
         run = Run(tmp_path / f"of_{batch_size}")
-        result = call(*words(of_pieces, run, batch_size, ROWS // batch_size, "none"), *EXACT, *masking)
+        result = call(*words(of_pieces, run, batch_size, ROWS // batch_size, packing), *EXACT, *masking)
         assert result.code == 0, result.err
         found.append(gradient(run))
     assert_same_gradient(found[1], found[0], say, f"1 x {ROWS}, {masking[0]}")

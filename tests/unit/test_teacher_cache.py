@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from distillkit import building, config
 from distillkit.cached_rows import Room
 from distillkit.data import MaskedLMDataModule, TextCorpus
 from distillkit.data.homes import Homes
@@ -250,3 +251,20 @@ def test_identity_changes_with_the_weights_the_configuration_and_the_dtype_and_n
     different = [identity(other, cpu, "int8"), identity(config, cpu, "int8"), identity(teacher, cpu, "bfloat16")]
     different.append(identity(Teacher(make_bert(), torch.bfloat16), cpu, "int8"))
     assert identity(teacher, cpu, "int8") not in different and identity(teacher, cpu, "int8")["threads"]
+
+
+def test_states_are_shared_with_runs_from_before_a_masking_key_when_it_is_null(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(building, "RowStore", lambda folder, identity: found.append(identity))
+    monkeypatch.setattr(building, "CachedTeacher", lambda *args, **kwargs: None)
+    parts = cast(building.Parts, SimpleNamespace(teacher=Teacher(make_bert()), data=setup.data))
+    words = ["run.dir=unused", "teacher.path=demo", "teacher.cache=states", "data=demo"]
+    new, smoothed = (config.settle(*config.load("train", [*words, *more])) for more in ([], ["masking.smoothing=0.7"]))
+    old = new | {"masking": {name: value for name, value in new["masking"].items() if value is not None}}
+    assert set(old["masking"]) == {"_target_", "_partial_", "probability", "mask_fraction", "random_fraction"}
+    for cfg in (old, new, smoothed):
+        building.build_cache(cfg, parts, torch.device("cpu"))
+    assert found[:2] == found[2:4]
+    assert found[0] != found[4] and found[1] != found[5]
