@@ -131,9 +131,9 @@ def open_documents(corpus: Corpus, cache_dir: str | Path | None = None) -> Itera
     with ExitStack() as stack:
         stack.callback(lock.unlink, missing_ok=True)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        with _storage_errors(root):
+        with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(lock))
+            stack.enter_context(locked(lock))
             _remove_leftovers(root, key)
             folder.mkdir()
             splits = corpus.splits(folder)
