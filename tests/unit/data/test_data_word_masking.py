@@ -185,7 +185,7 @@ def test_predictions_never_exceed_the_limit_when_there_is_one(tokenizer, limit: 
 def test_spans_are_words_of_the_tokenizer_itself_when_text_is_real(kind: str, size: int, max_ngram: int) -> None:
     tokenizer = trained(kind, size)
     masker = WordMasker(tokenizer, max_ngram=max_ngram)
-    predicted = attended = several = 0
+    several = 0  # training breaks ties at random: what is asked holds for every vocabulary
     for index, (text, other) in enumerate(list(zip(TEXTS, reversed(TEXTS), strict=True)) * 20):
         encoding = tokenizer(text, other)
         row = np.asarray(encoding["input_ids"], dtype=np.int32)
@@ -197,9 +197,8 @@ def test_spans_are_words_of_the_tokenizer_itself_when_text_is_real(kind: str, si
             assert None not in inside[0] and len(set(inside)) == max(span.words, 1)
             assert words[span.end] != inside[-1] or not span.words
             several += span.end - span.start > span.words > 0
-        predicted, attended = predicted + int((labels != IGNORE_INDEX).sum()), attended + len(row)
-    assert predicted / attended == pytest.approx(0.15, abs=0.003)
-    assert several > 300, "few words have several pieces"
+        assert (labels != IGNORE_INDEX).sum() == round(0.15 * len(row))
+    assert several > 200, "few words have several pieces"
 
 
 def test_words_are_chosen_by_the_mean_weight_of_their_tokens_when_smoothed(tokenizer) -> None:
