@@ -30,7 +30,7 @@ def tracked(loggers: Sequence[Logger], folder: Path, config: dict[str, Any], ste
     """Opens the W&B run of a WandbLogger and closes it, however the block ends; does nothing without such a logger.
 
     The run's id is `run.id`, so that a resumed run is the same W&B run; offline each session is a folder of its own,
-    which `wandb sync` joins by the id. W&B keeps the last 32 kB of a log in memory, which a kill loses: a resumed run
+    which `wandb sync` joins by the id. W&B writes its file now and then, and a kill loses the rest: a resumed run
     first logs what W&B lacks of metrics.csv up to its checkpoint, so that the last session offline is complete. Steps
     that were logged before do not contradict: resume is exact, so their values are the same (but for
     speed/*), and curves are drawn over `trainer/global_step`, the optimizer steps. W&B shows the run as

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -107,7 +108,11 @@ class Jobs:
         if self.ledger.sweep["share_cache"] and cfg["teacher"]["_target_"] and not cfg["teacher"]["cache"]:
             words.append(quoted("teacher.cache", str(self.folder / TEACHER_CACHE)))
         for name, logger in cfg["logger"].items():  # W&B's
-            for key, value in (("group", self.ledger.name), ("name", self.path(arm).name)):
+            for key, value in (("group", self._group()), ("name", self.path(arm).name)):
                 if key in logger and logger[key] is None:
                     words.append(quoted(f"logger.{name}.{key}", value))
         return words
+
+    def _group(self) -> str:
+        """W&B's name for the sweep: sweeps of one definition in different folders are different groups."""
+        return f"{self.ledger.name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]}"

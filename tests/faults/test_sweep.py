@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from distillkit.locking import holder
 from distillkit.sweeps.arms import Arm, Ledger
 from tests.faults.fixtures import Say, Start
 from tests.faults.harness import CliProcess, Inputs, Recipe, Run, assert_identical
+from tests.faults.wandb_records import sessions
 
 pytestmark = pytest.mark.fault
 
@@ -50,6 +52,9 @@ FAULTS = textwrap.dedent("""
             resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, resource.RLIM_INFINITY))
             torch.ones(100_000_000)
 
+        def hang(self, module):
+            signal.pause()
+
         def value(self, module):
             raise AssertionError("not reached: this arm's value is wrong from the start")
     """)
@@ -57,6 +62,7 @@ WAYS = {
     "exception": ("a made fault", 1), "exit": ("ended with exit code 9", 9), "kill": ("signal 9 (SIGKILL)", -9),
     "infinite": ("not finite", 3), "memory": ("memory", 1), "value": ("no such file", 2),
 }  # fmt: skip
+"""Those that end by themselves; one that hangs is killed from outside."""
 
 
 SHARED = "sweep.shared_pass=2"
@@ -185,6 +191,39 @@ def test_arm_stops_and_saves_when_its_sweep_is_killed(inputs: Inputs, start: Sta
     assert saved and run.events("checkpoint") and not run.events("finish")
     log = (place / "arms" / "000_train_seed_0.log").read_text()
     assert f"stopped after step {saved[-1]} and saved" in log
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+def test_wandb_has_a_group_a_name_and_an_end_for_each_arm_when_some_fail(
+    inputs: Inputs, start: Start, say: Say, tmp_path: Path
+) -> None:
+    typed, environment = with_faults(inputs, tmp_path, 1, ["infinite", "hang"])
+    typed[typed.index("logger=none")] = "logger=wandb"
+    place = tmp_path / "sweep"
+    process = start(*typed, environment=environment)
+    hangs = Run(place / "arms" / "002_hang_seed_0")
+    process.wait_until(lambda: any(part.rows for part in sessions(hangs.path) if list(part.folder.glob("*.wandb"))),
+                       seconds=400)  # fmt: skip
+    pid = holder(hangs.path)
+    assert pid is not None, "nothing to kill"
+    os.kill(pid, signal.SIGKILL)
+    say(f"arm {pid} killed")
+    assert process.wait(300) == 5, process.stderr
+    ledger = ledger_at(place)
+    assert [arm.exit_code for arm in ledger.arms] == [0, 3, -9], ledger.arms
+    parts = [sessions(run_of(place, arm).path) for arm in ledger.arms]
+    assert all(len(own) == 1 for own in parts)
+    logged = [own[0] for own in parts]
+    assert [part.exit_code for part in logged] == [0, 3, None], "none: W&B shows it as crashed"
+    assert len({part.id for part in logged}) == 3
+    assert [part.name for part in logged] == ["000_good_0_seed_0", "001_infinite_seed_0", "002_hang_seed_0"]
+    assert len({part.group for part in logged}) == 1 and logged[0].group.startswith("faults-")
+    for arm, part in zip(ledger.arms, logged, strict=True):
+        settled = yaml.safe_load((run_of(place, arm).path / "config.yaml").read_text())
+        assert {name: part.config[name] for name in settled} == settled
+    assert [part.config["optimizer"]["lr"] == 1e-4 for part in logged] == [True, False, False]
 
 
 def wait_for_end(pid: int) -> None:

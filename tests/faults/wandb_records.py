@@ -57,6 +57,10 @@ class Session:
         return self._kind("run")[-1].display_name
 
     @property
+    def group(self) -> str:
+        return self._kind("run")[-1].run_group
+
+    @property
     def project(self) -> str:
         return self._kind("run")[0].project
 

@@ -215,12 +215,17 @@ def test_cache_is_shared_by_arms_with_a_teacher_when_asked_for(tmp_path: Path) -
     assert f"teacher.cache={tmp_path}/teacher_cache" in words["a"] and "teacher.cache" not in words["b"]
 
 
-def test_wandb_run_has_the_sweep_as_its_group_when_it_is_logged(tmp_path: Path) -> None:
-    launcher = ShellLauncher({"a": BEGIN + FINISH})
-    ledger = ledger_of("a")
-    ledger.shared.append("logger=wandb")
-    run_sweep(tmp_path, ledger, launcher)
-    assert {"logger.wandb.group=x", "logger.wandb.name=000_a_seed_0"} <= set(launcher.commands["a"][0])
+def test_wandb_groups_the_arms_of_one_sweep_when_they_are_logged(tmp_path: Path) -> None:
+    groups = []
+    for folder in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
+        launcher = ShellLauncher({"a": "exit 1", "b": "exit 1"})
+        ledger = ledger_of("a", "b")
+        ledger.shared.append("logger=wandb")
+        run_sweep(folder, ledger, launcher, retry_failed=True)
+        words = [launcher.commands[name][0] for name in "ab"]
+        assert "logger.wandb.name=000_a_seed_0" in words[0] and "logger.wandb.name=001_b_seed_0" in words[1]
+        groups.append({word for own in words for word in own if word.startswith("logger.wandb.group=x-")})
+    assert len(groups[0]) == 1 and groups[0] == groups[1] and groups[0].isdisjoint(groups[2])
 
 
 def test_ledger_tells_of_running_arms_when_it_is_read_meanwhile(tmp_path: Path) -> None:
