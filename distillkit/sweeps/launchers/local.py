@@ -12,6 +12,13 @@ from distillkit.sweeps.launchers.process import begin
 THREADS = "OMP_NUM_THREADS"
 
 
+def threads_each(jobs: int) -> int | None:
+    """Threads of each of so many jobs at once; None where nothing is divided: a single one, or OMP_NUM_THREADS set."""
+    if jobs == 1 or THREADS in os.environ:
+        return None
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
 class LocalLauncher:
     """Starts jobs as processes that stop, saved, when this one ends.
 
@@ -31,9 +38,8 @@ class LocalLauncher:
 
     def start(self, job: Job) -> None:
         """Starts a job; returns at once."""
-        environment = {}
-        if self.slots > 1 and THREADS not in os.environ:
-            environment[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // self.slots))
+        threads = threads_each(self.slots)
+        environment = {} if threads is None else {THREADS: str(threads)}
         self._running[job.key] = begin(job, environment)
 
     def ended(self) -> dict[str, int]:
