@@ -214,10 +214,13 @@ def settled(ledger: Ledger, arm: Arm, folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Raises:
-        ConfigError: it does not compose, or is not valid.
+        ConfigError: it does not compose, is not valid, or is of several nodes, which no launcher starts.
     """
     cfg = config.settle(*config.load("train", arm_words(ledger, arm, folder), ledger.config_dir))
     validation.validate(cfg)
+    if cfg["trainer"]["num_nodes"] > 1:
+        raise ConfigError("an arm has one node", key="trainer.num_nodes", value=cfg["trainer"]["num_nodes"],
+                          allowed="1", fix="use trainer.devices, or start such runs one by one with torchrun")  # fmt: skip
     return cfg
 
 

@@ -81,6 +81,8 @@ class Jobs:
             arms: none has finished.
             cfgs: their configurations.
         """
+        from distillkit.building import ranks  # late: it brings torch
+
         for arm in arms:
             if not has_begun(self.path(arm)):
                 shutil.rmtree(self.path(arm), ignore_errors=True)  # of a process that ended before it was a run
@@ -88,7 +90,8 @@ class Jobs:
             (arm,), path = arms, self.path(arms[0])
             again = (*_DISTILLKIT, "resume", str(path))
             command = again if has_begun(path) else self._train(arm, cfgs[0])
-            return Work(Job(path.name, command, self.log(arm), {}, again=again), [arm], None, 1)
+            job = Job(path.name, command, self.log(arm), {}, again=again, processes=ranks(cfgs[0]))
+            return Work(job, [arm], None, 1)
         first = self.path(arms[0])
         file = first.with_name(f"together_{first.name}.json")
         write_members(file, [

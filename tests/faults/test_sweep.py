@@ -196,6 +196,45 @@ def test_arm_stops_and_saves_when_its_sweep_is_killed(inputs: Inputs, start: Sta
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.timeout(900)
+def test_arms_of_one_process_end_as_alone_when_it_is_stopped_then_killed_and_one_is_resumed_by_hand(
+    inputs: Inputs, start: Start, tmp_path: Path
+) -> None:
+    place = tmp_path / "sweep"
+    typed = ["sweep", *words(inputs, steps=60, every=1000), "loss.alpha=1,2", f"run.dir={place}", SHARED]
+    runs = [Run(place / "arms" / f"00{number}_alpha-{alpha}_seed_0") for number, alpha in enumerate((1, 2))]
+
+    def train_on(process: CliProcess, steps: int) -> None:
+        process.wait_until(lambda: all(len(run.figures()) > steps for run in runs), seconds=300)
+
+    first = start(*typed)
+    train_on(first, 2)
+    first.signal(signal.SIGTERM)
+    assert first.wait(300) == 143, first.stderr
+    saved = [run.checkpoints() for run in runs]
+    assert all(len(steps) == 1 and 0 < steps[0] < 60 for steps in saved), "saved between two checkpoints"
+    second = start(*typed)
+    second.wait_until(lambda: all(len(run.starts()) == 2 for run in runs), seconds=300)
+    train_on(second, max(step for (step,) in saved) + 1)
+    pid = holder(runs[0].path)
+    assert pid is not None and pid == holder(runs[1].path), "one process"
+    os.kill(pid, signal.SIGKILL)
+    assert second.wait(300) == 5, second.stderr
+    assert [arm.exit_code for arm in ledger_at(place).arms] == [-9, -9]
+    start("resume", str(runs[0].path)).succeed()
+    third = start(*typed, "--retry-failed")
+    assert third.wait(300) == 0, third.stderr
+    ledger = ledger_at(place)
+    assert [arm.status for arm in ledger.arms] == ["done", "done"]
+    for arm, run, (step,) in zip(ledger.arms, runs, saved, strict=True):
+        assert run.starts() == [0, step, step]
+        alone = Run(tmp_path / f"alone_{arm.number}")
+        start("train", *ledger.shared, *arm.words, f"seed={arm.seed}", f"run.dir={alone.path}").succeed()
+        assert_identical(run, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(900)
 def test_wandb_has_a_group_a_name_and_an_end_for_each_arm_when_some_fail(
     inputs: Inputs, start: Start, say: Say, tmp_path: Path
 ) -> None:

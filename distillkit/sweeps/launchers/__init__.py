@@ -17,6 +17,7 @@ class Job(NamedTuple):
         environment: variables beside those of the sweep.
         again: command that continues what ended with 143; a scheduler that requeues jobs by itself runs it. Empty:
             the sweep decides.
+        processes: that the command starts of itself, each with its own threads: a run's ranks. They share its cores.
     """
 
     key: str
@@ -24,6 +25,7 @@ class Job(NamedTuple):
     log: Path
     environment: Mapping[str, str]
     again: tuple[str, ...] = ()
+    processes: int = 1
 
 
 class Launcher(Protocol):

@@ -39,7 +39,7 @@ class LocalLauncher:
     def start(self, job: Job) -> None:
         """Starts a job; returns at once."""
         threads = threads_each(self.slots)
-        environment = {} if threads is None else {THREADS: str(threads)}
+        environment = {} if threads is None else {THREADS: str(max(1, threads // job.processes))}
         self._running[job.key] = begin(job, environment)
 
     def ended(self) -> dict[str, int]:

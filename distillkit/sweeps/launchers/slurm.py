@@ -77,7 +77,7 @@ class SlurmLauncher:
         stop_file(job).unlink(missing_ok=True)
         if self._executor is None:
             self._executor = self._made_executor(job)
-        threads = {"OMP_NUM_THREADS": str(self._parameters["cpus_per_task"])}
+        threads = {"OMP_NUM_THREADS": str(max(1, self._parameters["cpus_per_task"] // job.processes))}
         job = job._replace(environment={**threads, **job.environment})
         self._jobs[job.key] = job, self._executor.submit(_Task(), job)
 

@@ -63,6 +63,7 @@ def test_folder_is_the_same_when_the_command_is(tmp_path: Path, monkeypatch: pyt
         (["loss.alpha=0,1", "sweep.shared_pass=true", "logger=wandb"], ["logger=wandb", "arm alpha=0"]),
         (["loss.alpha=0,1", "sweep.shared_pass=true", "run.compile=true"], ["run.compile=True"]),
         (["loss.alpha=0,1", "sweep.shared_pass=true", "trainer.devices=2"], ["trainer.devices=2"]),
+        (["loss.alpha=0,1", "trainer.num_nodes=2"], ["trainer.num_nodes=2", "torchrun"]),
         (["sweep.baseline=ful", "sweep=loss_weights"], ["sweep.baseline=ful", "full"]),
         (["seed=1,1"], ["without repetitions"]),
         (["seed=-1"], ["whole numbers"]),

@@ -228,6 +228,18 @@ def test_wandb_groups_the_arms_of_one_sweep_when_they_are_logged(tmp_path: Path)
     assert len(groups[0]) == 1 and groups[0] == groups[1] and groups[0].isdisjoint(groups[2])
 
 
+def test_cores_are_divided_between_arms_and_their_ranks_when_several_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    launcher = ShellLauncher(dict.fromkeys("ab", BEGIN + FINISH + 'echo "$OMP_NUM_THREADS" > "$RUN.threads"'))
+    ledger = ledger_of("a", "b")
+    ledger.arms[1].words = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    run_sweep(tmp_path, ledger, launcher)
+    assert [path.read_text() for path in sorted(tmp_path.glob("arms/*.threads"))] == ["4\n", "2\n"]
+
+
 def test_ledger_tells_of_running_arms_when_it_is_read_meanwhile(tmp_path: Path) -> None:
     seen = 'grep -c running "$RUN/../../sweep.json" > "$RUN.seen"; '
     run_sweep(tmp_path, ledger_of("a"), ShellLauncher({"a": BEGIN + FINISH + seen}))
