@@ -220,7 +220,7 @@ def settled(ledger: Ledger, arm: Arm, folder: Path) -> dict[str, Any]:
     validation.validate(cfg)
     if cfg["trainer"]["num_nodes"] > 1:
         raise ConfigError("an arm has one node", key="trainer.num_nodes", value=cfg["trainer"]["num_nodes"],
-                          allowed="1", fix="use trainer.devices, or start such runs one by one with torchrun")  # fmt: skip
+                          allowed="1", fix="use trainer.devices, or start such runs with torchrun")  # fmt: skip
     return cfg
 
 
