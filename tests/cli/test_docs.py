@@ -178,7 +178,8 @@ def light(words: list[str]) -> list[str]:
         return words
     kept = {override.partition("=")[0] for override in words}
     added = [word for word in LIGHT if word.partition("=")[0] not in kept]
-    return [*(word for word in words if not word.startswith("trainer.max_steps")), *added, "trainer.max_steps=2"]
+    fewer = {"trainer.max_steps": "trainer.max_steps=2"} | {key: f"{key}=2" for key in kept & {"sweep.trials"}}
+    return [*(word for word in words if word.partition("=")[0] not in fewer), *added, *fewer.values()]
 
 
 @pytest.mark.slow
