@@ -44,7 +44,7 @@ class View:
     def __enter__(self) -> View:
         if self._live is not None:
             self._live.start()
-        self.say(f"{self.folder}: {len(self.ledger.arms)} arms; {counts(self.ledger)}")
+        self.say(f"{self.folder}: {_planned(self.ledger)} arms; {counts(self.ledger)}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -64,9 +64,8 @@ class View:
         if arm.status == "done" and value is not None:
             self._best[arm.number] = value
         said = f"{metric} {value:.4f} ({duration(arm.seconds)})" if value is not None else duration(arm.seconds)
-        total = len(self.ledger.arms)
-        ended = total - len(self.ledger.with_status("queued", "running", "preempted"))
-        self.say(f"[{ended}/{total}] {arm.name}, seed {arm.seed}: {arm.status}, {arm.reason or said}")
+        ended = len(self.ledger.with_status("done", "failed", "pruned"))
+        self.say(f"[{ended}/{_planned(self.ledger)}] {arm.name}, seed {arm.seed}: {arm.status}, {arm.reason or said}")
 
     def show(self, jobs: int) -> None:
         """Renews the table, where there is one, now and then.
@@ -104,8 +103,15 @@ class View:
             return ""
         mean, together = sum(done) / len(done), len(left) / jobs
         ahead = sum(mean if seconds is None else seconds / together for seconds in left)
+        ahead += mean * (_planned(self.ledger) - len(self.ledger.arms))
         ahead += mean * len(self.ledger.with_status("queued", "preempted"))
         return f"; about {duration(ahead / jobs)} left"
+
+
+def _planned(ledger: Ledger) -> int:
+    """Arms of the whole sweep; a search has yet to draw some of its own."""
+    drawn = len(ledger.arms)
+    return drawn if ledger.sweep["method"] == "grid" else max(drawn, ledger.sweep["trials"])
 
 
 def _left(seconds: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distillkit.errors import ConfigError
 from distillkit.sweeps.launchers import Job
+from distillkit.sweeps.launchers.local import THREADS
 from distillkit.sweeps.launchers.process import KILLED, run_job, stop_file
 
 
@@ -45,7 +46,7 @@ class RayLauncher:
             raise ConfigError(
                 f"no cluster answers ({error})", key="launcher.address", value=address, fix="ray start --head"
             ) from None
-        self._ray = ray
+        self._ray, self._cpus = ray, cpus_per_arm
         self._check_room(cpus_per_arm, gpus_per_arm)
         # a job that has lost its worker is the sweep's to start again, so that it is counted
         self._task = ray.remote(
@@ -56,6 +57,8 @@ class RayLauncher:
     def start(self, job: Job) -> None:
         """As the protocol says."""
         stop_file(job).unlink(missing_ok=True)
+        if THREADS not in os.environ:  # else Ray gives each of its processes as many as the job has cores
+            job = job._replace(environment={THREADS: str(max(1, int(self._cpus) // job.processes)), **job.environment})
         self._jobs[job.key] = job, self._task.remote(job)
 
     def ended(self) -> dict[str, int]:

@@ -169,20 +169,23 @@ class Guesses:
         return value > 5
 
 
-def test_searcher_is_told_every_end_when_it_chooses_the_arms(tmp_path: Path) -> None:
+def test_searcher_is_told_every_end_when_it_chooses_the_arms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = 'printf "step,valid/mlm_loss\\n5,%s\\n" {} > "$RUN/metrics.csv"; '
     launcher = ShellLauncher({
         "low": BEGIN + row.format(3) + FINISH, "broken": "exit 1",
         "high": BEGIN + row.format(9) + "trap 'exit 143' TERM; while true; do sleep 0.05; done",
     })  # fmt: skip
     searcher = Guesses(["low", "high", "broken", "invalid"])
-    ledger = run_sweep(tmp_path, ledger_of(method="tpe"), launcher, search=lambda *_: searcher)
+    ledger = run_sweep(tmp_path, ledger_of(method="tpe", trials=4), launcher, search=lambda *_: searcher)
     assert statuses(ledger) == {"low": "done", "high": "pruned", "broken": "failed", "invalid": "failed"}
     assert searcher.told == {"low": 3.0, "high": 9.0, "broken": None, "invalid": None}
     assert ledger.arms[1].reason == "valid/mlm_loss 9 at step 5"
+    assert capsys.readouterr().err.splitlines()[1].startswith("[1/4] "), "of those it will draw"
     assert "loss.alpha=-1" in str(ledger.arms[3].reason)
     again = Guesses([])
-    run_sweep(tmp_path, ledger_of(method="tpe"), launcher, search=lambda *_: again)
+    run_sweep(tmp_path, ledger_of(method="tpe", trials=4), launcher, search=lambda *_: again)
     assert again.told == searcher.told, "a kill may have come between the ledger and the telling"
 
 
