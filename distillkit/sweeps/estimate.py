@@ -51,11 +51,9 @@ def estimate(folder: Path, ledger: Ledger, *, measure: bool) -> dict[str, Any]:
     return {
         "sweep_dir": str(folder),
         "arms": [
-            {
-                "name": arm.name, "seed": arm.seed, "status": arm.status,
+            _told(arm, folder / arm.folder, ledger) | {
                 "steps": cfgs[arm.number]["trainer"]["max_steps"], "process": numbers.get(arm.number),
                 "seconds": costs[arm.number].seconds if arm.number in costs else None,
-                "folder": str(folder / arm.folder), "words": arm_words(ledger, arm, folder / arm.folder),
             }
             for arm in ledger.arms
         ],
@@ -66,6 +64,12 @@ def estimate(folder: Path, ledger: Ledger, *, measure: bool) -> dict[str, Any]:
         "trials": ledger.sweep["trials"] - len(ledger.arms) if search else 0,
         "share_cache": ledger.sweep["share_cache"],
     }  # fmt: skip
+
+
+def _told(arm: Arm, run: Path, ledger: Ledger) -> dict[str, Any]:
+    """What an arm is, and the command that runs it."""
+    return {"name": arm.name, "seed": arm.seed, "status": arm.status, "folder": str(run),
+            "words": arm_words(ledger, arm, run)}  # fmt: skip
 
 
 def _with_threads(cfg: dict[str, Any], threads: int | None) -> dict[str, Any]:
