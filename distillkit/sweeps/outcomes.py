@@ -58,12 +58,15 @@ def reason_of(code: int, log: Path, offset: int) -> str:
         log: its output.
         offset: bytes of the log that are of earlier processes.
     """
+    text = log.read_bytes()[offset:].decode(errors="replace") if log.is_file() else ""
+    errors = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
     number = -code if code < 0 else code - 128
     if number in {known.value for known in signal.Signals}:
         name = signal.Signals(number).name
-        return f"killed by signal {number} ({name})" + (", out of memory?" if name == "SIGKILL" else "")
-    text = log.read_bytes()[offset:].decode(errors="replace") if log.is_file() else ""
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        killed = f"killed by signal {number} ({name})"
+        if errors:  # Lightning kills the first of several ranks when another has failed
+            return f"{killed} after: {errors[-1]}"
+        return killed + (", out of memory?" if name == "SIGKILL" else "")
     if errors:
-        return errors[-1].removeprefix("error: ")
+        return errors[-1]
     return "ended before the run was finished" if code == 0 else f"ended with exit code {code}"

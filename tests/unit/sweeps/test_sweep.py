@@ -54,7 +54,8 @@ def statuses(ledger: Ledger) -> dict[str, str]:
 def test_arms_end_apart_with_their_reasons_when_some_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launcher = ShellLauncher({
         "good": BEGIN + FINISH, "code": "echo 'error: x: is wrong' >&2; exit 2", "bare": "exit 7",
-        "killed": "kill -9 $$", "unfinished": BEGIN, "asked": BEGIN + "exit 143",
+        "killed": "kill -9 $$", "rank": "echo 'error: rank 1' >&2; kill -9 $$", "unfinished": BEGIN,
+        "asked": BEGIN + "exit 143",
     })  # fmt: skip
     with pytest.raises(Preempted, match="1 arms were stopped"):
         run_sweep(tmp_path, ledger_of(*launcher.scripts), launcher)
@@ -63,12 +64,13 @@ def test_arms_end_apart_with_their_reasons_when_some_fail(tmp_path: Path, capsys
         "good": ("done", 0, None), "code": ("failed", 2, "x: is wrong"),
         "bare": ("failed", 7, "ended with exit code 7"),
         "killed": ("failed", -9, "killed by signal 9 (SIGKILL), out of memory?"),
+        "rank": ("failed", -9, "killed by signal 9 (SIGKILL) after: rank 1"),
         "unfinished": ("failed", 0, "ended before the run was finished"),
         "asked": ("preempted", 143, "stopped at step 0"),
     }  # fmt: skip
     assert launcher.most == 2 and all(arm.attempts == 1 and arm.ended for arm in ledger.arms)
     assert "killed by signal 9" in as_text(tmp_path, ledger)
-    assert "[6/6]" not in capsys.readouterr().err  # the preempted one has not ended
+    assert "[7/7]" not in capsys.readouterr().err  # the preempted one has not ended
 
 
 def test_only_the_missing_arms_run_when_the_sweep_is_started_again(tmp_path: Path) -> None:
