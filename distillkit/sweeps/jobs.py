@@ -74,7 +74,7 @@ class Jobs:
         most = TOGETHER if shared is True else shared
         return [arm for arm, other in others if pass_key(other) == key][: most - 1]
 
-    def make(self, arms: Sequence[Arm], cfgs: Sequence[Mapping[str, Any]]) -> Work:
+    def make(self, arms: Sequence[Arm], cfgs: Sequence[dict[str, Any]]) -> Work:
         """The job of one arm, or of several in one process. What has begun is resumed.
 
         Args:
