@@ -2,13 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# tests in two to four processes of one thread each; stealing keeps most of a file, whose fixtures cost, in one of them
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 # what scripts/benchmark.py measures beside the step of distillkit; nothing else needs it
 PEERS := textbrewer==0.2.1.post1 accelerate==1.15.0 psutil==7.2.2
 # a dot every two seconds while a command runs, and its exit code
 DOTS = & pid=$$!; while kill -0 $$pid 2>/dev/null; do printf .; sleep 2; done; echo; wait $$pid
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check demo benchmark clean
+.PHONY: help setup test test-ci test-all check demo benchmark clean
 
 help:  ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -30,10 +32,13 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: ready; try $(BIN)/distillkit --help"
 
 test: setup  ## run the tests, without the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
+
+test-ci: setup  ## run the slow tests that .ci/run runs as well
+	@$(PYTEST) -m "slow and ci"
 
 test-all: setup  ## run every test
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .

@@ -58,7 +58,7 @@ class SlurmLauncher:
             ) from None
         self.slots = jobs
         self._cluster, self._max_requeues = cluster, max_requeues
-        self._parameters = {
+        self._parameters: dict[str, Any] = {
             "timeout_min": minutes,
             "cpus_per_task": cpus,
             "mem_gb": mem_gb,
