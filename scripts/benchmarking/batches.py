@@ -104,5 +104,5 @@ def fill(batches: Sequence[Batch]) -> float:
 def _counted(batch: Batch) -> Batch:
     """The batch as an optimizer step of its own."""
     return with_layout(batch)._replace(
-        totals=StepTotals(sum(lengths(batch)), int((batch.labels != IGNORE_INDEX).sum()))
+        totals=StepTotals(sum(lengths(batch)), int((batch.labels != IGNORE_INDEX).sum()), len(batch.labels))
     )

@@ -302,7 +302,7 @@ def test_help_comes_within_a_second_when_asked_for(words: list[str], inputs: Inp
     ("typed", "expected"),
     [
         ("distillkit tr", {"train"}),
-        ("distillkit train student=a", {"student=albert"}),
+        ("distillkit train student=d", {"student=distilbert"}),
         ("distillkit train loss.te", {"loss.temperature=", "loss.terms."}),
         ("distillkit evaluate data=j", {"data=jsonl"}),
         ("distillkit tokenizer tokenizer.v", {"tokenizer.vocab_size="}),

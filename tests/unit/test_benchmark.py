@@ -103,7 +103,7 @@ def test_passages_hold_every_sentence_in_order_when_reviews_are_cut() -> None:
 def test_totals_are_of_the_batch_when_it_is_random() -> None:
     batch = batches.random_batch(4, 16, 50)
     assert batch.input_ids.shape == (4, 16) and int(batch.input_ids.max()) < 50
-    assert batch.totals == (64, int((batch.labels >= 0).sum())) and 0 < batch.totals.predicted < 32
+    assert batch.totals == (64, int((batch.labels >= 0).sum()), 4) and 0 < batch.totals.predicted < 32
     assert batches.lengths(batch) == [16] * 4
     assert batches.lengths(MASKED) == [12, 7, 9, 3] and batches.fill([MASKED, batch]) == (31 + 64) / (48 + 64)
 
