@@ -37,7 +37,7 @@ class Case:
         return 3 if set(self.kills) == {"random"} else 1
 
 
-PAPER = ("student.share=ffn", "loss.sop=1", "masking=ngram", "masking.smoothing=0.7")
+PAPER = ("student.share=ffn", "loss.sop=1", "masking=ngram", "masking.smoothing=0.7", "optimizer=lamb")
 CASES = (
     Case(Recipe("distilbert", 1, "full"), 0, ("last",)),
     Case(Recipe("albert", 3, "none"), 0, ("before_last",)),
