@@ -158,7 +158,8 @@ def _paint_layers(runs: Mapping[str, Any], name: str, axes: Axes, theme: Theme) 
         times = len(block["layers"])
         text = f"one block, used {times} times" if len(blocks) == 1 < times else layer_ranges(block["layers"])
         _box(axes, middle, 1, text, color, theme)
-    axes.text(-0.5, 1.42, "student layers", fontsize=9, va="center")
+    shared = [f"; all share their {part}, made of {layer_ranges(made)}" for part, made in layers["shared"].items()]
+    axes.text(-0.5, 1.42, "".join(["student layers", *shared]), fontsize=9, va="center")
     source = layers["source"]
     text = "teacher layers" if source == "teacher" else f"layers of {short(source)}"
     axes.text(-0.5, -0.5, text, fontsize=9, va="center")

@@ -150,18 +150,20 @@ def read_layers(facts: dict[str, Any], init_from: str | None) -> dict[str, Any]:
 
     Returns:
         source (its name), source_layers (how many it has), blocks: [{"layers": student layers that share these
-        weights, "origins": source layers they were made from}]. No blocks when no layer was taken over.
+        weights, "origins": source layers they were made from}], shared: the part that all blocks have in common, if one
+        ("attention" or "ffn") -> the source layers it was made from. No blocks when no layer was taken over.
     """
     transfer, student = facts["transfer"], facts["student"]
     pairs = sorted((int(layer), origins) for layer, origins in transfer["layer_map"].items())
-    shared = student["nominal_parameters"] > student["unique_parameters"]
+    parts = transfer.get("shared_map", {})
+    whole = student["nominal_parameters"] > student["unique_parameters"] and not parts
     blocks: list[dict[str, list[int]]] = []
     for layer, origins in pairs:
-        if shared and blocks and blocks[-1]["origins"] == origins:
+        if whole and blocks and blocks[-1]["origins"] == origins:
             blocks[-1]["layers"].append(layer)
         else:
             blocks.append({"layers": [layer], "origins": origins})
     numbers = [int(found.group(1)) for name in transfer["source"] if (found := _LAYER.search(name))]
     numbers += [origin for _, origins in pairs for origin in origins]
     source = "teacher" if init_from is None else last_name(init_from)
-    return {"source": source, "source_layers": max(numbers, default=-1) + 1, "blocks": blocks}
+    return {"source": source, "source_layers": max(numbers, default=-1) + 1, "blocks": blocks, "shared": parts}

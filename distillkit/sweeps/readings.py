@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillkit.report.facts import held_out_text
 from distillkit.report.history import read_curves
-from distillkit.rundir import CONFIG, METRICS, RunFolder, read_events
+from distillkit.rundir import CONFIG, METRICS, STUDENT, RunFolder, read_events
 from distillkit.status import read_status
 from distillkit.sweeps.arms import Arm
 
 HELD_OUT = ("mlm_loss", "kl", "agreement", "top1", "sop_accuracy")
 """Figures of evaluation.json that arms are compared by; the loss as it is weighed is none: its weights differ."""
+SIZES = ("layers", "unique_parameters", "nominal_parameters", "disk_mb")
+"""What tells how large an arm's student is: of evaluation.json, and the weights of its folder."""
+STEP_TIME = "speed/seconds_per_step"
 TASK = "task "
 
 
@@ -33,6 +37,8 @@ class Reading(NamedTuple):
         step, steps: reached, and aimed at where known.
         figures: HELD_OUT, and TASK + name for scores on tasks; empty unless the arm is done.
         text: what its evaluation read; None unless it is done.
+        sizes: SIZES, as far as they are known, and step_seconds: the median of its training's steps; empty unless it is
+            done.
     """
 
     begun: bool = False
@@ -45,6 +51,7 @@ class Reading(NamedTuple):
     steps: int | None = None
     figures: Mapping[str, float] = {}
     text: str | None = None
+    sizes: Mapping[str, float] = {}
 
 
 def read_arm(folder: Path, arm: Arm) -> Reading:
@@ -59,11 +66,12 @@ def read_arm(folder: Path, arm: Arm) -> Reading:
         return Reading()
     try:
         run, status, events = RunFolder(place, new=False, held=False), read_status(str(place)), read_events(place)
-        done = arm.status == "done"
+        done, curves = arm.status == "done", read_curves(place / METRICS)
         return Reading(
-            True, run.config, run.overrides, read_curves(place / METRICS),
+            True, run.config, run.overrides, curves,
             _had(events, "teacher_cache", "rows_read"), _had(events, "shared_pass", "passes_taken"),
             status["step"], status["steps"], _figures(run) if done else {}, held_out_text(run) if done else None,
+            _sizes(run, curves) if done else {},
         )  # fmt: skip
     except FileNotFoundError:
         return Reading()
@@ -87,6 +95,14 @@ def _figures(run: RunFolder) -> dict[str, float]:
     found = {name: student.get(name) for name in HELD_OUT}
     found |= {f"{TASK}{name}": entry["mean"] for name, entry in scores.items()}
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _sizes(run: RunFolder, curves: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]:
+    stored = sum(file.stat().st_size for file in (run.path / STUDENT).glob("*.safetensors"))
+    found = run.evaluation.get("student", {}) | ({"disk_mb": stored / 1e6} if stored else {})
+    seconds = [value for _, value in curves.get(STEP_TIME, ())]
+    time = {"step_seconds": statistics.median(seconds)} if seconds else {}
+    return {name: found[name] for name in SIZES if name in found} | time
 
 
 def _had(events: Sequence[Mapping[str, Any]], name: str, had: str) -> Mapping[str, Any] | None:

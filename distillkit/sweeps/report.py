@@ -50,7 +50,8 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     return render(
         "distillkit.sweeps", "sweep.md.jinja", facts=facts, drawings=by_section(drawings, SECTIONS),
         summary=" ".join(summary.summary(facts)), varied=_varied(facts), savings=summary.savings(facts),
-        time=summary.time_text(facts), arms=tables.arm_table(facts), differences=tables.difference_table(facts),
+        time=summary.time_text(facts), arms=tables.arm_table(facts), sizes=tables.size_table(facts),
+        differences=tables.difference_table(facts),
         effects=tables.effect_tables(facts), interactions=[_interaction(pair) for pair in facts["interactions"]],
         trials=tables.trial_table(facts["search"]) if facts["search"] else None, runs=tables.run_table(facts),
         paper_lines=summary.beside_paper(facts), paper_figure=paper_figure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,7 +115,8 @@ def _had(readings: Iterable[Mapping[str, Any] | None]) -> Facts | None:
 
 
 def _groups(ledger: Ledger, readings: Readings, comparable: bool) -> dict[str, Facts]:
-    """Arm's name -> done, arms, reasons (of those that failed or stopped) and figures, with difference from baseline.
+    """Arm's name -> done, arms, reasons (of those that failed or stopped), sizes (of its first run that is done; its
+    step_seconds is the median of all) and figures, with difference from baseline.
 
     A figure has `spread`'s values, and `paired`'s as difference: None for the baseline itself and without one.
     """
@@ -132,9 +134,15 @@ def _groups(ledger: Ledger, readings: Readings, comparable: bool) -> dict[str, F
             "done": sum(arm.status == "done" for arm in own), "arms": len(own),
             "statuses": dict(Counter(arm.status for arm in own)),
             "reasons": list(dict.fromkeys(arm.reason for arm in own if arm.reason and arm.status != "done")),
-            "figures": figures,
+            "sizes": _sizes([readings[arm.number].sizes for arm in own]), "figures": figures,
         }  # fmt: skip
     return groups
+
+
+def _sizes(runs: Sequence[Mapping[str, float]]) -> Facts:
+    known = [sizes for sizes in runs if sizes]
+    seconds = [sizes["step_seconds"] for sizes in known if "step_seconds" in sizes]
+    return dict(known[0] if known else {}) | ({"step_seconds": statistics.median(seconds)} if seconds else {})
 
 
 def _by_seed(ledger: Ledger, readings: Readings, name: str) -> dict[str, dict[str, float]]:

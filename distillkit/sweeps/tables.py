@@ -13,7 +13,7 @@ from distillkit.progress import duration
 from distillkit.report.markup import NOTHING, Table, cell, escaped
 from distillkit.report.page import MODEL_ROWS
 from distillkit.sweeps.differences import told
-from distillkit.sweeps.readings import TASK
+from distillkit.sweeps.readings import SIZES, TASK
 
 TRIALS = 10
 """Most trials of a search that the page lists; sweep_results.json has all."""
@@ -123,6 +123,18 @@ def _difference_cell(figure: str, difference: Mapping[str, Any] | None, less: bo
         return NOTHING
     verdict = f" {'better' if (difference['mean'] < 0) == less else 'worse'}" if told(difference) else ""
     return difference_text(figure, difference) + verdict
+
+
+def size_table(facts: Mapping[str, Any]) -> Table | None:
+    """An arm a row: how large its student is, and the time of its steps; None where no two students differ in size."""
+    known = {name: group["sizes"] for name, group in facts["groups"].items() if group["sizes"]}
+    if len({tuple(sizes.get(key) for key in SIZES) for sizes in known.values()}) < 2:
+        return None
+    shown = {key: MODEL_ROWS[key] for key in SIZES} | {"step_seconds": ("seconds a training step, median", "{:.3f}")}
+    rows = [
+        (name, [cell(sizes.get(key), form.format) for key, (_, form) in shown.items()]) for name, sizes in known.items()
+    ]
+    return Table([label for label, _ in shown.values()], rows)
 
 
 def run_table(facts: Mapping[str, Any]) -> Table:

@@ -97,3 +97,13 @@ def test_layers_keep_a_block_each_when_groups_or_nothing_is_shared() -> None:
     assert blocks({"0": [1], "1": [1]}, 10) == [[0], [1]]
     assert blocks({str(n): [n] for n in range(12)}, 10) == [[n] for n in range(12)]
     assert blocks({}, 20) == []
+
+
+def test_layers_keep_a_block_each_and_name_the_common_part_when_one_part_is_shared() -> None:
+    facts = {
+        "student": {"unique_parameters": 10, "nominal_parameters": 20},
+        "transfer": {"layer_map": {"0": [2], "1": [2]}, "shared_map": {"ffn": [0, 1, 2]}, "source": {}},
+    }
+    layers = read_layers(facts, None)
+    assert [block["layers"] for block in layers["blocks"]] == [[0], [1]]
+    assert layers["shared"] == {"ffn": [0, 1, 2]}

@@ -15,7 +15,7 @@ from distillkit.sweeps.figures import draw
 from distillkit.sweeps.report import as_markdown, write_sweep_report
 from distillkit.sweeps.results import gather
 from distillkit.sweeps.summary import summary
-from distillkit.sweeps.tables import arm_table, difference_table, run_table, trial_table
+from distillkit.sweeps.tables import arm_table, difference_table, run_table, size_table, trial_table
 from tests.unit.sweeps.example import arm, figures, ledger, write_run
 
 ABLATION: dict[str, dict[str, Any]] = {
@@ -52,6 +52,32 @@ def test_table_shows_mean_spread_and_reason_when_an_arm_failed(ablation: Ledger,
     assert not differences["no_mlm"][0].endswith(("worse", "better"))
     assert "full" not in differences
     assert "fix: lower optimizer.lr" in as_markdown(facts, [])
+
+
+def test_sizes_are_shown_with_the_median_step_when_students_differ(tmp_path: Path) -> None:
+    made = ledger(arm("all", 0), arm("all", 1), arm("none", 0), arm("none", 1, status="failed"))
+    for one in made.arms:
+        unique = 10_000 if one.name == "all" else 30_000
+        folder = write_run(tmp_path, one, 3.0)
+        counts = {"layers": 3, "unique_parameters": unique, "nominal_parameters": 30_000}
+        (folder / "evaluation.json").write_text(json.dumps({"student": figures(3.0) | counts}))
+        seconds = [0.5 + one.seed, 0.75 + one.seed, 9.0]
+        lines = [f"{10 * (place + 1)},{value}\n" for place, value in enumerate(seconds)]
+        (folder / "metrics.csv").write_text("step,speed/seconds_per_step\n" + "".join(lines))
+        (folder / "student").mkdir()
+        (folder / "student" / "model.safetensors").write_bytes(bytes(4 * unique))
+    made.write(tmp_path)
+    facts = gather(tmp_path)
+    rows = dict((size_table(facts) or pytest.fail()).rows)
+    assert rows == {"all": ["3", "10,000", "30,000", "0.0", "1.250"], "none": ["3", "30,000", "30,000", "0.1", "0.750"]}
+    assert facts["groups"]["none"]["sizes"]["disk_mb"] == 0.12
+    assert "| none | 3 | 30,000 | 30,000 |" in as_markdown(facts, [])
+
+
+def test_sizes_are_left_out_when_the_students_are_equal(ablation: Ledger, tmp_path: Path) -> None:
+    facts = gather(tmp_path)
+    assert size_table(facts) is None
+    assert "How large" not in as_markdown(facts, [])
 
 
 def test_figures_of_a_failed_run_do_not_count_when_it_left_some(ablation: Ledger, tmp_path: Path) -> None:
