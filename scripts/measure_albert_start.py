@@ -26,6 +26,7 @@ from rich.table import Table
 from distillkit import __version__, building, config, machine, validation
 from distillkit.evaluation.summary import evaluate_side_by_side
 from distillkit.progress import results_console
+from distillkit.redaction import shown_words
 from distillkit.report import facts
 from distillkit.rundir import CONFIG, METRICS, read_metrics
 
@@ -55,7 +56,7 @@ def main(words: Sequence[str]) -> None:
     args = parser.parse_args(words)
     if max(args.steps) < 1:
         parser.error("--steps: at least one beyond 0")
-    runs = []
+    runs, overrides = [], shown_words(args.overrides, paths=False)
     for share, width, start, seed in itertools.product(args.shares, args.embedding_sizes, args.starts, args.seeds):
         if share != "all" and start in ("middle", "last"):
             continue
@@ -63,7 +64,7 @@ def main(words: Sequence[str]) -> None:
         choice = [f"student.share={share}", f"student.embedding_size={width}", f"seed={seed}", *STARTS[start]]
         folder = args.base / f"{share}_{width}_{start}_seed{seed}"
         runs.append(named | {"steps": measure(folder, [*choice, *args.overrides], sorted(set(args.steps)))})
-        result = {"version": __version__, "machine": facts.machine(), "overrides": args.overrides, "runs": runs}
+        result = {"version": __version__, "machine": facts.machine(), "overrides": overrides, "runs": runs}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     print_runs(runs)

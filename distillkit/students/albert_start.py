@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from distillkit.albert_shape import group_of
 from distillkit.errors import ConfigError
+from distillkit.heads import has_order_head
 from distillkit.sharing import PARTS
 from distillkit.students.layers import check_layers, unused_bert_weights
 from distillkit.students.order_head import start_order_head
@@ -62,7 +63,7 @@ def start_from_bert(
     check_layers(total, chosen)
     ranges = _ranges(chosen, config.num_hidden_groups, share)
     transfer = Transfer(source, student)
-    factorization = _transfer_embeddings(transfer, source.config, config)
+    factorization = _transfer_embeddings(transfer, source.config, config, two_segments=has_order_head(student))
     common = {share: chosen[:1] if first else chosen} if share in PARTS else {}
     own = [part[:1] if first else part for part in ranges]
     for group, origins in enumerate(own):
@@ -99,8 +100,10 @@ def _leave(transfer: Transfer, total: int, used: set[int], share: str) -> None:
         transfer.leave(f"bert.encoder.layer.{layer}.", f"all layers share the {share} of another")
 
 
-def _transfer_embeddings(transfer: Transfer, source: PreTrainedConfig, student: PreTrainedConfig) -> _Factorization:
-    """Writes the E-wide tables and the E -> H projection.
+def _transfer_embeddings(
+    transfer: Transfer, source: PreTrainedConfig, student: PreTrainedConfig, *, two_segments: bool
+) -> _Factorization:
+    """Writes the E-wide tables and the E -> H projection; with two_segments the types are `_told_apart`.
 
     The tables are the source's in the basis of the truncated SVD of its word embeddings. The projection is the least
     squares fit of the source's embedding output by that of the student, over word v at position v mod P, token type
@@ -112,9 +115,13 @@ def _transfer_embeddings(transfer: Transfer, source: PreTrainedConfig, student: 
     # Eigenvectors of the Gram matrix are the right singular vectors, at a fraction of the cost of an SVD of [V, H].
     values, vectors = torch.linalg.eigh(words.T @ words)
     basis = vectors[:, -student.embedding_size :].flip(1)
-    for table, weight in zip(_TABLES, (words, positions, types), strict=True):
+    tables = {table: weight @ basis for table, weight in zip(_TABLES, (words, positions, types), strict=True)}
+    if two_segments:
+        tables["token_type_embeddings"] = _told_apart(tables["token_type_embeddings"], tables["word_embeddings"])
+    for table, weight in tables.items():
         origin = f"bert.embeddings.{table}.weight"
-        transfer.write(f"albert.embeddings.{table}.weight", weight @ basis, f"projected (SVD) {origin}", [origin])
+        moved = ", told apart" if two_segments and table == "token_type_embeddings" else ""
+        transfer.write(f"albert.embeddings.{table}.weight", weight, f"projected (SVD) {origin}{moved}", [origin])
     for kind in ("weight", "bias"):
         transfer.keep_initialised(f"albert.embeddings.LayerNorm.{kind}")
     rows = torch.linspace(0, len(words) - 1, min(len(words), _FIT_ROWS)).long()
@@ -130,6 +137,29 @@ def _transfer_embeddings(transfer: Transfer, source: PreTrainedConfig, student: 
         transfer.write(f"albert.encoder.embedding_hidden_mapping_in.{kind}", value, how, origins)
     kept = values[-student.embedding_size :].sum() / values.sum()
     return _Factorization(basis, float(kept), residual)
+
+
+def _told_apart(types: Tensor, words: Tensor) -> Tensor:
+    """The first two token types moved apart, each by half, until they differ by the mean norm of a word.
+
+    To a source that was trained on rows of one segment its types are nearly one (the demo's teacher: 0.16, with words
+    of 1.07), and a student that is given them as they are has not begun to tell the order of two segments after ten
+    thousand rows, one with types told apart has after two. That costs a start further from the teacher's
+    (docs/how-to/albert.md, with figures).
+
+    Args:
+        types: [T, E], T of 2 or more.
+        words: [V, E], in the basis of their SVD, the direction in which they differ least last.
+
+    Returns:
+        [T, E]: `types` itself where they differ by as much already. Types that are equal part in that last direction.
+    """
+    apart, wanted = types[1] - types[0], words.norm(dim=1).mean()
+    missing = wanted - apart.norm()
+    if missing <= 0:
+        return types
+    way = apart / apart.norm() if apart.norm() > 0 else torch.eye(len(apart), dtype=apart.dtype)[-1]
+    return torch.cat([types[:2] + torch.stack([-way, way]) * missing / 2, types[2:]])
 
 
 def _least_squares(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, float]:

@@ -208,3 +208,38 @@ def test_albert_starts_a_pooler_anew_when_the_source_has_none(bert, init):
     plain = build_albert(bert, init=init).model
     assert type(plain) is AlbertForMaskedLM
     assert plain.albert.pooler is None
+
+
+def types_of(student):
+    return student.albert.embeddings.token_type_embeddings.weight.detach()
+
+
+def test_albert_tells_token_types_apart_when_order_is_trained(bert):
+    nearly_one = bert.bert.embeddings.token_type_embeddings.weight
+    with torch.no_grad():
+        nearly_one[1] = nearly_one[0] + 0.01 * torch.randn(len(nearly_one[0]), generator=torch.manual_seed(0))
+    plain, (student, report) = build_albert(bert).model, build_albert(bert, sop=1.0)
+    words = student.albert.embeddings.word_embeddings.weight.detach()
+    types, before = types_of(student), types_of(plain)
+    assert torch.equal(words, plain.albert.embeddings.word_embeddings.weight)
+    torch.testing.assert_close((types[1] - types[0]).norm(), words.norm(dim=1).mean())
+    torch.testing.assert_close(types.mean(0), before.mean(0))  # each moved by half
+    cosine = torch.cosine_similarity(types[1] - types[0], before[1] - before[0], dim=0)
+    assert cosine > 0.9999, "along the way they differed"
+    assert report.student["albert.embeddings.token_type_embeddings.weight"].endswith(", told apart")
+    mapping = "albert.encoder.embedding_hidden_mapping_in.weight"
+    assert torch.equal(student.state_dict()[mapping], plain.state_dict()[mapping]), "fitted to the source as it is"
+
+
+def test_albert_keeps_token_types_when_they_differ_enough(bert):
+    with torch.no_grad():
+        bert.bert.embeddings.token_type_embeddings.weight[1] += 5.0
+    assert torch.equal(types_of(build_albert(bert, sop=1.0).model), types_of(build_albert(bert).model))
+
+
+def test_albert_tells_token_types_apart_when_the_source_knows_one(make_source):
+    student = build_albert(make_source("bert", type_vocab_size=1), sop=1.0).model
+    first, second = types_of(student)
+    words = student.albert.embeddings.word_embeddings.weight
+    torch.testing.assert_close((second - first).norm(), words.norm(dim=1).mean())
+    assert (second - first).count_nonzero() == 1, "in the direction in which words differ least"
