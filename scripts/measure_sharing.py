@@ -1,10 +1,11 @@
 """What arms of a sweep save when they share their teacher's pass: one sweep several ways, one after the other.
 
-    python scripts/measure_sharing.py [--steps 40] [--batch-size 32] [--output docs/figures/sharing.json]
+    python scripts/measure_sharing.py [--steps 40] [--batch-size 32] [--ways share_cache ...]
+        [--output docs/figures/sharing.json] [KEY=VALUE...]
 
-Each way is the real command line over the demo's teacher and text, arms of loss weights, one process at a time: six
-apart, six with sweep.share_cache=true, four and six with sweep.shared_pass. Wall times hold start-up and evaluation of
-every arm; the ratio is of seconds per arm.
+KEY=VALUE are overrides of every arm. Each way is the real command line over the demo's teacher and text, arms of loss
+weights, one process at a time: six apart, six with sweep.share_cache=true, four and six with sweep.shared_pass. Wall
+times hold start-up and evaluation of every arm; the ratio is of seconds per arm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from distillkit.redaction import shown_words
 from distillkit.report.facts import machine
 
 SIX = ["loss.alpha=1,2,5", "loss.gamma=0,1"]
@@ -41,16 +43,19 @@ def sweep_seconds(folder: Path, words: list[str]) -> float:
 def main() -> None:
     """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS)[1:], default=list(WAYS)[1:], help="beside six apart")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of an arm")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of 128 tokens in a step")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/sharing.json"))
     args = parser.parse_args()
     steps = ("trainer.max_steps", "trainer.val_check_interval", "checkpoint.every_n_steps")
     words = [f"{key}={args.steps}" for key in steps] + [f"data.batch_size={args.batch_size}"]
-    words += ["trainer.limit_val_batches=2", "run.evaluation_batches=4", "run.report=false"]
+    words += ["trainer.limit_val_batches=2", "run.evaluation_batches=4", "run.report=false", *args.overrides]
     ways: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for way, (arms, more) in WAYS.items():
+        for way in ("apart", *args.ways):
+            arms, more = WAYS[way]
             seconds = sweep_seconds(Path(place) / way, [*words, *more])
             per_arm = seconds / arms
             ratio = ways["apart"]["seconds_per_arm"] / per_arm if ways else 1.0
@@ -59,7 +64,7 @@ def main() -> None:
             print(f"{way}: {arms} arms in {seconds:.0f} s, {ratio:.2f} x", flush=True)
     facts: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"), "machine": machine(), "steps": args.steps,
-        "batch_size": args.batch_size, "ways": ways,
+        "batch_size": args.batch_size, "overrides": shown_words(args.overrides, paths=False), "ways": ways,
     }  # fmt: skip
     args.output.write_text(json.dumps(facts, indent=1) + "\n")
 
