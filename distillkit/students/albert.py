@@ -71,7 +71,8 @@ def build_albert(
         init: what a weight starts from, see `albert_start`; "random" is ALBERT's own draw.
         layers: the source layers to start from; None: all.
         dropout: hidden and attention dropout; without a source 0.
-        sop: weight of sentence-order prediction; above 0 an AlbertForPreTraining, which has a head for it.
+        sop: weight of sentence-order prediction; above 0 an AlbertForPreTraining, which has a head for it, with token
+            types that differ at least as much as a word's norm (`albert_start`).
 
     Returns:
         BuiltStudent: float32, train mode.
