@@ -14,7 +14,7 @@ from distillkit.report.drawing import SIZE, Drawing, Look, Plan, Theme, draw_all
 from distillkit.report.figures import HELD_OUT
 from distillkit.sweeps import search_figures
 from distillkit.sweeps.results import MAIN
-from distillkit.sweeps.tables import figure_label, figure_text, is_share, value_text
+from distillkit.sweeps.tables import arm_label, figure_label, figure_text, is_share, value_text
 
 SECTIONS = ("arms", "effects", "interactions", "search", "curves")
 NAMED = 8
@@ -146,8 +146,8 @@ def _paint_curves(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     if is_share(figure.removeprefix("valid/")):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    order = [*named, *(["others"] if "others" in handles else [])]
-    legend(axes, {name: handles[name] for name in order})
+    others = {"others": handles["others"]} if "others" in handles else {}
+    legend(axes, {arm_label(facts, name): handles[name] for name in named} | others)
 
 
 def _named(facts: Mapping[str, Any], curves: Mapping[str, Any]) -> list[str]:

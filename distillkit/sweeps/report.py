@@ -56,7 +56,7 @@ def as_markdown(facts: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         trials=tables.trial_table(facts["search"]) if facts["search"] else None, runs=tables.run_table(facts),
         paper_lines=summary.beside_paper(facts), paper_figure=paper_figure,
         paper=paper_figure and tables.paper_table(facts, paper_figure), main=tables.figure_label(MAIN),
-        commands=_commands(facts),
+        commands=_commands(facts), label=tables.arm_label,
     )  # fmt: skip
 
 

@@ -69,6 +69,13 @@ def shortened(text: str, most: int = _REASON) -> str:
     return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
 
 
+def arm_label(facts: Mapping[str, Any], name: str) -> str:
+    """What the page calls an arm: its name, or in a search, whose names hold all that was drawn, "trial 3"."""
+    if not facts["search"]:
+        return name
+    return f"trial {next(arm['number'] for arm in facts['arms'] if arm['name'] == name)}"
+
+
 # --- arms --------------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +92,7 @@ def arm_table(facts: Mapping[str, Any]) -> Table:
             if missing
             else []
         )
-        rows.append((name, [_done(group), *cells, *why]))
+        rows.append((arm_label(facts, name), [_done(group), *cells, *why]))
     return Table(head, rows)
 
 
@@ -132,7 +139,8 @@ def size_table(facts: Mapping[str, Any]) -> Table | None:
         return None
     shown = {key: MODEL_ROWS[key] for key in SIZES} | {"step_seconds": ("seconds a training step, median", "{:.3f}")}
     rows = [
-        (name, [cell(sizes.get(key), form.format) for key, (_, form) in shown.items()]) for name, sizes in known.items()
+        (arm_label(facts, name), [cell(sizes.get(key), form.format) for key, (_, form) in shown.items()])
+        for name, sizes in known.items()
     ]
     return Table([label for label, _ in shown.values()], rows)
 
@@ -142,7 +150,7 @@ def run_table(facts: Mapping[str, Any]) -> Table:
     head = ["seed", "status", "step", "time", *map(figure_label, facts["metrics"])]
     rows = [
         (
-            arm["name"],
+            arm_label(facts, arm["name"]),
             [
                 str(arm["seed"]), arm["status"], _steps(arm), duration(arm["seconds"]) if arm["seconds"] else NOTHING,
                 *(cell(arm["figures"].get(figure), partial(figure_text, figure)) for figure in facts["metrics"]),

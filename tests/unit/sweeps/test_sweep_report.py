@@ -196,6 +196,8 @@ def test_search_tells_the_best_so_far_when_a_trial_failed(tmp_path: Path) -> Non
     assert [name for name, _ in trial_table(found).rows] == ["2", "0", "3", "1", "4"]
     assert [plan.name for plan in search_figures.plans(found)] == ["search_history", "search_parallel", "search_map"]
     assert all(drawing.images["dark"].startswith(b"\x89PNG") for drawing in draw(facts))
+    assert [name for name, _ in arm_table(facts).rows] == [f"trial {number}" for number in range(5)]
+    assert run_table(facts).rows[2][:1] == ("trial 2",)
 
 
 def test_names_stay_text_when_they_hold_markup(tmp_path: Path) -> None:
