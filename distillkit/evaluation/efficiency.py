@@ -65,10 +65,12 @@ def disk_bytes(path: str, model: PreTrainedModel) -> int:
         path: a folder, or anything else.
         model: the model.
     """
-    files = list(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    if files:
-        return sum(file.stat().st_size for file in files)
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return stored_bytes(path) or sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def stored_bytes(path: str | Path) -> int:
+    """Bytes of the safetensors in a folder; 0 where there is no folder, or none in it."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
 
 
 def memory_of(path: str) -> dict[str, Any]:

@@ -116,12 +116,11 @@ def _transfer_embeddings(
     values, vectors = torch.linalg.eigh(words.T @ words)
     basis = vectors[:, -student.embedding_size :].flip(1)
     tables = {table: weight @ basis for table, weight in zip(_TABLES, (words, positions, types), strict=True)}
-    if two_segments:
-        tables["token_type_embeddings"] = _told_apart(tables["token_type_embeddings"], tables["word_embeddings"])
     for table, weight in tables.items():
         origin = f"bert.embeddings.{table}.weight"
-        moved = ", told apart" if two_segments and table == "token_type_embeddings" else ""
-        transfer.write(f"albert.embeddings.{table}.weight", weight, f"projected (SVD) {origin}{moved}", [origin])
+        told = _told_apart(weight, tables[_TABLES[0]]) if two_segments and table == _TABLES[2] else weight
+        moved = "" if told is weight else ", told apart"
+        transfer.write(f"albert.embeddings.{table}.weight", told, f"projected (SVD) {origin}{moved}", [origin])
     for kind in ("weight", "bias"):
         transfer.keep_initialised(f"albert.embeddings.LayerNorm.{kind}")
     rows = torch.linspace(0, len(words) - 1, min(len(words), _FIT_ROWS)).long()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distillkit.evaluation.efficiency import stored_bytes
 from distillkit.report.facts import held_out_text
 from distillkit.report.history import read_curves
 from distillkit.rundir import CONFIG, METRICS, STUDENT, RunFolder, read_events
@@ -98,7 +99,7 @@ def _figures(run: RunFolder) -> dict[str, float]:
 
 
 def _sizes(run: RunFolder, curves: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]:
-    stored = sum(file.stat().st_size for file in (run.path / STUDENT).glob("*.safetensors"))
+    stored = stored_bytes(run.path / STUDENT)
     found = run.evaluation.get("student", {}) | ({"disk_mb": stored / 1e6} if stored else {})
     seconds = [value for _, value in curves.get(STEP_TIME, ())]
     time = {"step_seconds": statistics.median(seconds)} if seconds else {}

@@ -70,10 +70,13 @@ def shortened(text: str, most: int = _REASON) -> str:
 
 
 def arm_label(facts: Mapping[str, Any], name: str) -> str:
-    """What the page calls an arm: its name, or in a search, whose names hold all that was drawn, "trial 3"."""
-    if not facts["search"]:
-        return name
-    return f"trial {next(arm['number'] for arm in facts['arms'] if arm['name'] == name)}"
+    """What the page calls the arms of a name: of a search, whose names hold all that was drawn, as its first run."""
+    return run_label(facts, next(arm for arm in facts["arms"] if arm["name"] == name))
+
+
+def run_label(facts: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """What the page calls a run: the name of its arm, in a search "trial 3"."""
+    return f"trial {arm['number']}" if facts["search"] else str(arm["name"])
 
 
 # --- arms --------------------------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def run_table(facts: Mapping[str, Any]) -> Table:
     head = ["seed", "status", "step", "time", *map(figure_label, facts["metrics"])]
     rows = [
         (
-            arm_label(facts, arm["name"]),
+            run_label(facts, arm),
             [
                 str(arm["seed"]), arm["status"], _steps(arm), duration(arm["seconds"]) if arm["seconds"] else NOTHING,
                 *(cell(arm["figures"].get(figure), partial(figure_text, figure)) for figure in facts["metrics"]),

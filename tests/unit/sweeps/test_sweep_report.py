@@ -198,6 +198,8 @@ def test_search_tells_the_best_so_far_when_a_trial_failed(tmp_path: Path) -> Non
     assert all(drawing.images["dark"].startswith(b"\x89PNG") for drawing in draw(facts))
     assert [name for name, _ in arm_table(facts).rows] == [f"trial {number}" for number in range(5)]
     assert run_table(facts).rows[2][:1] == ("trial 2",)
+    facts["arms"][3]["name"] = facts["arms"][2]["name"]
+    assert run_table(facts).rows[3][0] == "trial 3", "though it drew the same values as another"
 
 
 def test_names_stay_text_when_they_hold_markup(tmp_path: Path) -> None:
