@@ -15,6 +15,7 @@ from distillkit import config, validation
 from distillkit.errors import ConfigError, RunStateError
 from distillkit.launching import check_alone
 from distillkit.sweeps.arms import LEDGER, Arm, Ledger
+from distillkit.sweeps.space import read_space
 from distillkit.sweeps.words import combinations, key_of, parse, quoted, value_of, with_absolute_path
 
 OWN_GROUPS = ("sweep", "launcher")
@@ -39,7 +40,8 @@ class Typed(NamedTuple):
 def plan(words: Sequence[str], config_dir: str | None) -> tuple[Path, Ledger]:
     """The sweep's folder, and its arms in the order they are to run: one seed of every arm before the next seed.
 
-    Nothing is written or started. A search (sweep.method random, tpe) plans no arms: it asks for them as it goes.
+    Nothing is written or started. A search (sweep.method random, tpe) plans no arms: it asks for them as it goes. It is
+    refused for an error that trials at both ends of what it draws from have, as all would fail by it.
 
     Args:
         words: as typed: sweep, sweep.*, launcher, launcher.* and run.dir are sweep.yaml's, all others train's.
@@ -66,7 +68,8 @@ def plan(words: Sequence[str], config_dir: str | None) -> tuple[Path, Ledger]:
         arms=[Arm(number, kind.name or chosen, seed, kind.words, kind.values)
               for number, (seed, kind) in enumerate(itertools.product(seeds, kinds))],
     )  # fmt: skip
-    check_arms(ledger)
+    check = check_arms if kinds else _check_examples
+    check(ledger)
     return Path(cfg["run"]["dir"] or _default_folder(chosen, sweep["name"], typed)).absolute(), ledger
 
 
@@ -182,18 +185,34 @@ def check_arms(ledger: Ledger) -> None:
         if (other := same.setdefault(tuple(arm.words), name)) != name:
             raise ConfigError(f"the same run as {other}", key="sweep.arms", value=name, fix="leave one of them out")
         try:
-            cfg = settled(ledger, arm, Path(os.devnull))
+            _check_arm(ledger, arm)
         except ConfigError as error:
             raise ConfigError(f"{error.problem} (arm {name})", key=error.key, value=error.value,
                               allowed=error.allowed, fix=error.fix) from None  # fmt: skip
-        if ledger.sweep["shared_pass"]:
-            _check_shares(cfg, name)
-        if ledger.sweep["max_steps"] and cfg["trainer"]["max_steps"] < 0:
-            raise ConfigError("a budget of steps needs arms that count steps", key="trainer.max_steps", value=-1,
-                              fix="set trainer.max_steps, or drop sweep.max_steps")  # fmt: skip
 
 
-def _check_shares(cfg: Mapping[str, Any], name: str) -> None:
+def _check_examples(ledger: Ledger) -> None:
+    """Refuses a search of which two trials, of low and of high values of every key, have the same error."""
+    errors: list[ConfigError] = []
+    for words in zip(*(dimension.examples for dimension in read_space(ledger.sweep["vary"])), strict=True):
+        try:
+            _check_arm(ledger, Arm(0, "", ledger.sweep["seeds"][0], list(words)))
+        except ConfigError as error:
+            errors.append(error)
+    if len({(error.key, error.problem) for error in errors}) == 1 < len(errors):
+        raise errors[0]
+
+
+def _check_arm(ledger: Ledger, arm: Arm) -> None:
+    cfg = settled(ledger, arm, Path(os.devnull))
+    if ledger.sweep["shared_pass"]:
+        _check_shares(cfg)
+    if ledger.sweep["max_steps"] and cfg["trainer"]["max_steps"] < 0:
+        raise ConfigError("a budget of steps needs arms that count steps", key="trainer.max_steps", value=-1,
+                          fix="set trainer.max_steps, or drop sweep.max_steps")  # fmt: skip
+
+
+def _check_shares(cfg: Mapping[str, Any]) -> None:
     """Refuses what several runs of one process cannot have each: W&B's run, a compiled teacher, devices."""
     wandb = [key for key, logger in cfg["logger"].items() if str(logger.get("_target_")).endswith(".WandbLogger")]
     for wrong, key, value, allowed in (
@@ -202,7 +221,7 @@ def _check_shares(cfg: Mapping[str, Any], name: str) -> None:
         (cfg["trainer"]["devices"] not in (1, "1", "auto"), "trainer.devices", cfg["trainer"]["devices"], "1"),
     ):
         if wrong:
-            raise ConfigError(f"not for arms of one process (arm {name})", key=key, value=value, allowed=allowed,
+            raise ConfigError("not for arms of one process", key=key, value=value, allowed=allowed,
                               fix="or set sweep.shared_pass=false, sweep.share_cache=true")  # fmt: skip
 
 

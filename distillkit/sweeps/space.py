@@ -38,6 +38,14 @@ class Dimension(NamedTuple):
         """Whether an interval is of integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def examples(self) -> tuple[str, str]:
+        """Train's overrides with two of its values: the first and the last choice, or a third in from either end."""
+        if self.choices is not None:
+            return f"{self.key}={self.choices[0]}", f"{self.key}={self.choices[-1]}"
+        inward = (self.high - self.low) // 3 if self.whole else (self.high - self.low) / 3
+        return f"{self.key}={self.low + inward}", f"{self.key}={self.high - inward}"
+
 
 def read_space(vary: Mapping[str, Any]) -> list[Dimension]:
     """The dimensions of `sweep.vary`, in its order.

@@ -71,12 +71,20 @@ def test_folder_is_the_same_when_the_command_is(tmp_path: Path, monkeypatch: pyt
         (["sweep.max_hours=0"], ["sweep.max_hours"]),
         (["loss.alpha=interval(0,1)"], ["no list of values", "sweep.method=tpe"]),
         (["trainer.max_steps=-1", "trainer.max_epochs=1", "sweep.max_steps=10"], ["budget of steps"]),
+        (["sweep=tpe", "trainer.max_steps=-3"], ["trainer.max_steps=-3"]),
+        (["sweep=tpe", "loss.alpha=interval(-4,-1)"], ["loss.alpha=-3.0"]),
+        (["sweep=tpe", "student.num_layer=int(interval(1,3))"], ["did you mean student.num_layers"]),
     ],
 )
 def test_sweep_is_refused_when_a_word_is_wrong(words: list[str], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
         plan([*words, DEMO], None)
     assert all(part in str(raised.value) for part in parts), str(raised.value)
+
+
+def test_search_is_planned_when_only_some_of_what_it_draws_is_wrong() -> None:
+    assert plan(["sweep=tpe", "loss.alpha=interval(-1,1)", DEMO], None)[1].arms == []
+    assert plan(["sweep=tpe", "student.num_layers=9,3", DEMO], None)[1].arms == []
 
 
 def test_sweep_is_refused_when_a_launcher_started_it_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
