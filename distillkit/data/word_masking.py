@@ -47,6 +47,8 @@ class WordMasker(Masker):
       word fill it up, so that the number is known beforehand (see Masker). That cuts one word at most, and only where
       all words that are left have several tokens.
     - There the second and third word may lie beyond [SEP].
+    - There punctuation is a word of its own. Here it is where the pre-tokenizer cuts before it, as BERT's and RoBERTa's
+      do and ALBERT's does not (see WordStarts).
 
     Args:
         tokenizer: as for Masker; its pieces show where words begin (see WordStarts).

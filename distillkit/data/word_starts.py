@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -15,10 +16,19 @@ from distillkit.errors import DataError
 _SPACE_MARK = "\u2581"
 """Of SentencePiece (Metaspace), in front of a word."""
 
-_PROBES = ("x", "\u0301", "1", ",", " ", "\n")
-"""A character of each class: letter, combining mark, digit, anything else, blank, line end."""
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+"""Characters of scripts written without blanks: Thai, Lao, Burmese, Khmer, Han, kana, Bopomofo."""
 
-_BLANK = _PROBES.index(" ")
+_UNSPACED_LEADS = range(0xE3, 0xEA)
+"""First bytes, in UTF-8, of U+3000 to U+9FFF: nearly all Han and kana."""
+
+_PROBES = ("x", "\u0301", "1", ",", " ", "\n", "\u4e2d")
+"""A character of each class: letter, combining mark, digit, anything else, blank, line end, unspaced letter."""
+
+_BLANK, _UNSPACED_LETTER = _PROBES.index(" "), _PROBES.index("\u4e2d")
 _UNKNOWN, _BORDER = len(_PROBES), len(_PROBES) + 1
 """Of a piece without a whole character; and of one after which a word begins, whatever comes."""
 
@@ -32,6 +42,11 @@ class WordStarts:
     So "world." is two words to RoBERTa, whose pre-tokenizer cuts before punctuation, and one to ALBERT, whose does not
     (google-research/albert, `_is_start_piece_sp`, makes punctuation a word of its own). The token after a special one
     begins a word always: RoBERTa's first word has no mark, and a block may start within a word.
+
+    Where a script has no blanks (`_UNSPACED`), a pre-tokenizer that cuts at blanks takes a whole clause for a word. So
+    there the piece is the word, as in ALBERT's code: one that begins with such a letter begins a word, and so do
+    letters of other scripts and digits after it; punctuation and combining marks stay with what they follow. WordPiece
+    keeps the rule of its mark: BERT's pre-tokenizer cuts Han into characters itself.
 
     Not told apart: what a pre-tokenizer decides by more than the two characters, such as an apostrophe that is a piece
     of its own in "don't".
@@ -76,6 +91,10 @@ class WordStarts:
             self._opens[number] = text.startswith(" ")
             if text and number not in special:
                 self._first[number], self._last[number] = _class_of(text[0]), _class_of(text[-1])
+                if (
+                    byte_level and text[0] == "\ufffd" and ord(token[0]) in _UNSPACED_LEADS
+                ):  # bytes stand for themselves
+                    self._first[number] = _UNSPACED_LETTER
         if not self._opens.any():
             raise DataError(
                 "the tokenizer's pieces do not show where words begin",
@@ -84,13 +103,13 @@ class WordStarts:
                 allowed="WordPiece (##), byte-level BPE or SentencePiece",
                 fix="set masking=token",
             )
-        pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
-        if pre_tokenizer is None:
-            return
-        for a, before in enumerate(_PROBES):
-            for b, after in enumerate(_PROBES):
-                pieces = pre_tokenizer.pre_tokenize_str(before + after)
-                self._cuts[a, b] = any(start == 1 for _, (start, _) in pieces)
+        if (pre_tokenizer := tokenizer.backend_tokenizer.pre_tokenizer) is not None:
+            for a, before in enumerate(_PROBES):
+                for b, after in enumerate(_PROBES):
+                    pieces = pre_tokenizer.pre_tokenize_str(before + after)
+                    self._cuts[a, b] = any(start == 1 for _, (start, _) in pieces)
+        self._cuts[:, _UNSPACED_LETTER] = True
+        self._cuts[_UNSPACED_LETTER, [_PROBES.index("x"), _PROBES.index("1")]] = True
         self._cuts[_BLANK] = False  # what follows a mark alone is the word it stands before
 
 
@@ -99,7 +118,8 @@ def _class_of(character: str) -> int:
         return _BLANK if character == " " else _UNKNOWN
     if character.isspace():
         return _PROBES.index("\n")
-    return {"L": 0, "M": 1, "N": 2}.get(unicodedata.category(character)[0], 3)
+    kind = {"L": 0, "M": 1, "N": 2}.get(unicodedata.category(character)[0], 3)
+    return _UNSPACED_LETTER if kind == 0 and _UNSPACED.match(character) else kind
 
 
 def _has_type(node: Any, name: str) -> bool:

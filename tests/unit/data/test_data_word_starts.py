@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distillkit.data.word_starts import WordStarts
 from distillkit.errors import DataError
-from tests.unit.data.word_tokenizers import TEXTS, trained, wrapped
+from tests.unit.data.word_tokenizers import TEXTS, UNSPACED, trained, wrapped
 
 SIZES = {
     "wordpiece": 150, "byte_bpe": 340, "byte_bpe_prefixed": 340, "unigram": 150, "unigram_words": 150,
@@ -63,6 +63,25 @@ def test_spans_of_text_hold_no_blank_inside_when_they_are_words(kind: str) -> No
         for first, after in itertools.pairwise(heads[1:]):  # without [CLS]
             begin, end = encoding["offset_mapping"][first][0], encoding["offset_mapping"][after - 1][1]
             assert " " not in text[begin:end].strip()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "expected"),
+    [
+        ("unigram", 150, "我|们|在|北|京|读|书。|学|生|用|BERT|模|型|写|论|文。"),
+        ("unigram_words", 150, "東|京|タ|ワ|ー|は|333|メ|ー|ト|ル|で、|昨|年|行|き|ま|し|た。"),
+        ("metaspace_bpe", 150, "ภ|า|ษ|า|ไ|ท|ย|เ|ขี|ย|น|ติ|ด|กั|น|ไ|ม่|มี|ช่|อ|ง|ว่|า|ง"),
+        ("byte_bpe", 261, "我|们|在|北|京|读|书|。|学|生|用BERT|模|型|写|论|文|。"),  # no merges: a token a byte
+        ("wordpiece", 150, "我|们|在|北|京|读|书|。|学|生|用|BERT|模|型|写|论|文|。"),
+    ],
+)
+def test_pieces_are_words_when_a_script_has_no_blanks(kind: str, size: int, expected: str) -> None:
+    tokenizer = trained(kind, size, (*UNSPACED, *TEXTS))
+    text = next(text for text in UNSPACED if text[0] == expected[0])
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    heads = np.flatnonzero(WordStarts(tokenizer)(np.asarray(encoding["input_ids"]))).tolist()
+    bounds = [encoding["offset_mapping"][head][0] for head in heads] + [len(text)]
+    assert "|".join(text[begin:end] for begin, end in itertools.pairwise(bounds)) == expected
 
 
 def test_punctuation_is_a_word_as_the_pre_tokenizer_cuts_when_it_has_no_mark() -> None:

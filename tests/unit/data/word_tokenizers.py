@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -16,14 +18,22 @@ TEXTS = (
     "  Overlong, under-edited, unforgettable  -  that was the reviewers' verdict; they weren't wrong, were they?",
 )
 
+UNSPACED = (
+    "我们在北京读书。学生用BERT模型写论文。",
+    "東京タワーは333メートルで、昨年行きました。",
+    "ภาษาไทยเขียนติดกันไม่มีช่องว่าง",
+)
+"""Chinese, Japanese and Thai, which no blank cuts into words."""
 
-def trained(kind: str, size: int) -> PreTrainedTokenizerFast:
+
+def trained(kind: str, size: int, texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerFast:
     """A tokenizer of at most `size` pieces, or as many as it must have.
 
     Args:
         kind: "wordpiece" (BERT), "byte_bpe" (RoBERTa: the first word of a text has no mark), "byte_bpe_prefixed",
             "unigram" (ALBERT), "unigram_words" (XLM-R), "metaspace_bpe", or "suffix_bpe" (HerBERT: marks word ends).
         size: of the vocabulary.
+        texts: to train it on.
     """
     options = {"vocab_size": size, "special_tokens": SPECIAL, "show_progress": False}
     if kind == "wordpiece":
@@ -45,7 +55,7 @@ def trained(kind: str, size: int) -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
         trainer = trainers.BpeTrainer(end_of_word_suffix="</w>", **options)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator([text for text in TEXTS for _ in range(8)], trainer)
+    backend.train_from_iterator([text for text in texts for _ in range(8)], trainer)
     return wrapped(backend)
 
 
