@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -187,9 +189,22 @@ def build_student(cfg: dict[str, Any], teacher: Teacher | None, tokenizer: PreTr
         check_vocabulary(tokenizer, source, key="student.init_from")
         check_same_vocabulary(tokenizer, load_tokenizer(init_from, key="student.init_from"), key="student.init_from")
     torch.manual_seed(cfg["seed"])
-    student = make(options)(source) if source is not None else make(options)(None, tokenizer=tokenizer)
+    builder = make(options)
+    _check_keys(builder)
+    student = builder(source) if source is not None else builder(None, tokenizer=tokenizer)
     check_positions(student.model, cfg["data"]["max_length"])
     return student
+
+
+def _check_keys(builder: partial[BuiltStudent]) -> None:
+    """Refuses keys of student that its builder has none of: an experiment sets those of its own kind of student."""
+    known = inspect.signature(builder.func).parameters
+    unknown = [key for key in builder.keywords if key not in known]
+    if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known.values()):
+        raise ConfigError(
+            "not a key of this kind of student", key=f"student.{unknown[0]}", value=builder.keywords[unknown[0]],
+            fix="leave the experiment out, or add " + " ".join(f"~student.{key}" for key in unknown),
+        )  # fmt: skip
 
 
 def build_objective(cfg: dict[str, Any], student: PreTrainedModel, teacher: Teacher | None) -> Objective:

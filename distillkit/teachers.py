@@ -277,7 +277,7 @@ def check_same_vocabulary(
         raise TeacherError(
             f"another token -> id map than the teacher's ({token!r}: {own.get(token)} against {other.get(token)};"
             f" sizes {len(own)} and {len(other)})", key=key, value=tokenizer.name_or_path,
-            fix="use the teacher's tokenizer",
+            fix="set tokenizer.path=null" if key == "tokenizer.path" else "use a model of the teacher's tokenizer",
         )  # fmt: skip
 
 

@@ -187,7 +187,8 @@ def _validate_sources(cfg: dict[str, Any]) -> None:
     if teacher["_target_"] is None and not student["init_from"]:
         check_scratch(student, cfg["tokenizer"]["path"])
     if teacher["_target_"] is None and not (loss["beta"] or loss.get("sop")):
-        raise ConfigError("without a teacher only the MLM loss is left", key="loss.beta", value=0, allowed="> 0")
+        raise ConfigError("without a teacher only MLM and sentence order are left", key="loss.beta", value=0,
+                          allowed="> 0, or loss.sop > 0")  # fmt: skip
     if "path" in student and not student["path"]:
         raise ConfigError("no run is given", key="student.path", value=None, fix="set student.path=RUN_DIR")
     _validate_corpus(cfg["data"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,8 @@ MODES = pytest.mark.parametrize("share", SHARES)
 def train_a_step(model: PreTrainedModel) -> None:
     ids = torch.randint(5, 100, (3, 16), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    model(input_ids=ids, labels=ids).loss.backward()
+    orders = {"sentence_order_label": torch.tensor([0, 1, 1])} if hasattr(model, "sop_classifier") else {}
+    model(input_ids=ids, labels=ids, **orders).loss.backward()
     optimizer.step()
 
 
@@ -103,35 +105,47 @@ def test_folder_takes_what_is_said_of_it_when_exported(
 @pytest.mark.slow
 @pytest.mark.ci
 def test_logits_are_the_trained_models_when_stock_transformers_loads_the_folder_elsewhere(
-    make: Callable[[Any], PreTrainedModel], tmp_path: Path
+    make_source: MakeSource, tmp_path: Path
 ) -> None:
+    shapes: list[dict[str, Any]] = [{"share": share} for share in SHARES] + [{"share": "all", "num_groups": 2}]
     ids = torch.randint(5, 100, (3, 16), generator=torch.Generator().manual_seed(1))
-    expected = {}
-    for share in SHARES:
-        student = make(share)
-        train_a_step(student)
-        export(student, make_tokenizer(), tmp_path / share)
-        with torch.no_grad():
-            expected[share] = student.eval()(input_ids=ids).logits
     save_file({"ids": ids}, tmp_path / "ids")
+    expected = {}
+    for sop, shape in itertools.product((0.0, 1.0), shapes):
+        student = build_albert(make_source("bert"), embedding_size=8, dropout=0.0, sop=sop, **shape).model
+        train_a_step(student)
+        name = "_".join([*map(str, shape.values()), *(["order"] if sop else [])])
+        export(student, make_tokenizer(), tmp_path / name)
+        with torch.no_grad():
+            found = student.eval()(input_ids=ids)
+        expected[name] = found.prediction_logits if sop else found.logits
+        if sop:
+            expected[f"{name}.sop"] = found.sop_logits
     program = f"""
 import sys
 sys.modules["distillkit"] = None
 import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from transformers import AlbertForMaskedLM, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 torch.set_num_threads({torch.get_num_threads()})
 place, found = Path({str(tmp_path)!r}), {{}}
-for share in {SHARES!r}:
-    model, info = AutoModelForMaskedLM.from_pretrained(place / share, output_loading_info=True)
-    assert type(model) is AlbertForMaskedLM and not any(info.values()), info
+for name in {[name for name in expected if "." not in name]!r}:
+    order = name.endswith("order")
+    auto = AutoModelForPreTraining if order else AutoModelForMaskedLM
+    model, info = auto.from_pretrained(place / name, output_loading_info=True)
+    assert type(model).__name__ == ("AlbertForPreTraining" if order else "AlbertForMaskedLM"), type(model)
+    assert not any(info.values()), info
     with torch.no_grad():
-        found[share] = model(input_ids=load_file(place / "ids")["ids"]).logits
+        output = model(input_ids=load_file(place / "ids")["ids"])
+    found[name] = output.prediction_logits if order else output.logits
+    if order:
+        found[name + ".sop"] = output.sop_logits
 save_file(found, place / "logits")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     logits = load_file(tmp_path / "logits")
-    assert all(torch.equal(logits[share], expected[share]) for share in SHARES)
-    assert len({float(value.double().sum()) for value in logits.values()}) == len(SHARES)
+    assert logits.keys() == expected.keys() and len(logits) == 3 * len(shapes)
+    assert all(torch.equal(logits[name], expected[name]) for name in expected)
+    assert len({float(value.double().sum()) for value in logits.values()}) == len(logits)
