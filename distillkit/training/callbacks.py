@@ -163,17 +163,18 @@ class ProgressReport(pl.Callback):
         self._first_step = self._shown_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Opens the bar."""
-        self._started, self._first_step = time.perf_counter(), trainer.global_step
+        """Opens the bar. The Trainer itself is told only after its callbacks how far a resumed run is."""
+        step = getattr(pl_module, "resumed_step", 0)
+        self._started, self._first_step = time.perf_counter(), step
         if trainer.is_global_zero and self.console.is_terminal:
             columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
             self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
             self._bar.start()
-            self._task = self._bar.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
+            self._task = self._bar.add_task("train", total=trainer.max_steps, completed=step, figures="")
         elif trainer.is_global_zero and wants_lines():
-            self._beat = self._verbose.enter_context(activity(f"step {trainer.global_step}/{trainer.max_steps}"))
+            self._beat = self._verbose.enter_context(activity(f"step {step}/{trainer.max_steps}"))
         if trainer.is_global_zero and getattr(pl_module, "compiled", False):
-            self._doing(trainer, "compiling the layers")
+            self._doing(step, trainer, "compiling the layers")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -197,7 +198,7 @@ class ProgressReport(pl.Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Says that validation is going on."""
         if trainer.is_global_zero and (self._bar is not None or self._is_time()):
-            self._doing(trainer, "validating")
+            self._doing(trainer.global_step, trainer, "validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line of held-out figures."""
@@ -229,12 +230,12 @@ class ProgressReport(pl.Callback):
         left = (time.perf_counter() - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
         self._line(f"step {trainer.global_step}/{trainer.max_steps}  {duration(left)} left  {figures(pl_module)}")
 
-    def _doing(self, trainer: pl.Trainer, what: str) -> None:
-        """Says what takes its time between two steps."""
+    def _doing(self, step: int, trainer: pl.Trainer, what: str) -> None:
+        """Says what takes its time after a step."""
         if self._bar is not None:
             self._bar.update(self._task, figures=what)
         else:
-            self._line(f"step {trainer.global_step}/{trainer.max_steps}  {what}")
+            self._line(f"step {step}/{trainer.max_steps}  {what}")
 
     def _line(self, text: str) -> None:
         """A line, or what the next of the even lines says."""

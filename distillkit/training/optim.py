@@ -82,8 +82,8 @@ def schedule(optimizer: Optimizer, *, name: str, warmup_steps: float, total_step
         ConfigError: warmup_steps is negative.
 
     Source: Devlin et al. 2018 (linear); DistilBERT's script (linear, 5% warm-up). The code of BERT and ALBERT counts
-    the decay from step 0: after the warm-up the rate goes on at peak * (1 - step / total), in ALBERT's recipe from 0.975
-    of the peak. Here the fall to 0 begins at the peak, where the warm-up ends.
+    the decay from step 0: after the warm-up the rate is peak * (1 - step / total), in ALBERT's recipe from 0.975 of the
+    peak on. Here the fall to 0 begins at the peak, where the warm-up ends.
     """
     if warmup_steps < 0:
         raise ConfigError("must not be negative", key="scheduler.warmup_steps", value=warmup_steps, allowed=">= 0")

@@ -91,6 +91,9 @@ PLAIN = [
         "student=albert_base tokenizer.path=FOLDER",
     ),
     plain("no vocabulary", "teacher=none teacher.path=null student=albert_base", "tokenizer.path=None"),
+    plain(
+        "key of another student", "student=pretrained +student.num_layers=2", "student.num_layers=2", "~student.num_"
+    ),
     plain("groups that share a part", "student=albert student.share=ffn student.num_groups=2", "null or 4"),
     plain("source of another size", "student=albert student.hidden_size=64", "student.hidden_size=64", "init=random"),
     plain("teacher missing", "teacher.path=./nowhere", "teacher.path=", "nowhere", "no such folder"),

@@ -62,17 +62,23 @@ def test_duration_is_said_as_a_person_does_when_rounded(seconds: float, text: st
     assert progress.duration(seconds) == text
 
 
-def test_training_says_the_time_left_as_a_person_does_when_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    report = ProgressReport()
-    report._started, report._first_step = time.perf_counter() - 100, 10
-    trainer: Any = SimpleNamespace(global_step=20, max_steps=40, is_global_zero=True)
-    report.on_train_end(trainer, LightningModule())
+def test_time_left_follows_from_the_steps_of_the_session_when_a_run_was_resumed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    report, module = ProgressReport(), LightningModule()
+    module.resumed_step = 10
+    trainer: Any = SimpleNamespace(global_step=0, max_steps=40, is_global_zero=True)
+    report.on_train_start(trainer, module)
+    report._started -= 100
+    trainer.global_step = 20
+    report.on_train_end(trainer, module)
     assert capfd.readouterr().err.startswith("step 20/40  3 min 20 s left")
 
 
 def test_training_says_that_it_compiles_before_the_first_step_when_it_does(capfd: pytest.CaptureFixture[str]) -> None:
-    trainer: Any = SimpleNamespace(global_step=3, max_steps=40, is_global_zero=True)
+    trainer: Any = SimpleNamespace(global_step=0, max_steps=40, is_global_zero=True)
     module = LightningModule()
+    module.resumed_step = 3
     ProgressReport().on_train_start(trainer, module)
     assert capfd.readouterr().err == ""
     module.compiled = True
