@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, Rob
 
 from distillkit import cli, config, run, validation
 from distillkit.sweeps import definition, multirun
+from scripts import measure_albert_scratch
 from tests.cli.test_readme import ROOT, make_teacher_and_corpus
 from tests.faults.fixtures import Call
 from tests.faults.harness import CHECKOUT
@@ -58,6 +59,12 @@ def overrides(words: list[str]) -> list[str]:
 def test_pages_and_commands_are_found_when_read() -> None:
     assert len(PAGES) >= 9 and len(COMMANDS) >= 30
     assert {command.words[0] for command in COMMANDS} >= set(OWN_VERBS)
+
+
+def test_script_of_a_curve_runs_what_the_page_shows_when_it_measures() -> None:
+    shown = [c for c in COMMANDS if c.page.stem == "albert" and c.words[0] == "train" and "optimizer=lamb" in c.words]
+    assert len(shown) == 1
+    assert {*measure_albert_scratch.RECIPE, "tokenizer.path=vocab8k"} == {*overrides(shown[0].words)}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
