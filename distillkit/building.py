@@ -123,10 +123,11 @@ def run_device(cfg: dict[str, Any]) -> torch.device:
 
 
 def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
-    """Optimizer steps of the whole run, and of one epoch of its corpus."""
+    """Optimizer steps of the whole run, by trainer.max_steps or max_epochs, whichever is less; and of one epoch."""
     trainer = cfg["trainer"]
     epoch = parts.data.plan(ranks(cfg), trainer["accumulate_grad_batches"]).steps_per_epoch
-    return trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["max_epochs"] * epoch, epoch
+    bounds = (trainer["max_steps"], (trainer["max_epochs"] or 0) * epoch)
+    return min(bound for bound in bounds if bound > 0), epoch
 
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:

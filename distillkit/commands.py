@@ -74,7 +74,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    if not args.words or "=" in args.words[0]:
+    if not args.words or _is_override(args.words[0]):
         raise ConfigError("name the run's folder", key="RUN_DIR", value="", fix="distillkit resume RUN_DIR")
     _prepare(args, keep_memory=False)
     with _starting():
@@ -86,6 +86,11 @@ def _resume(args: argparse.Namespace) -> int:
     else:
         _print_results(figures, args.words[0])
     return 0
+
+
+def _is_override(word: str) -> bool:
+    """Whether a word is key=value, and no folder with an = in its path."""
+    return "=" in word and not os.path.isdir(word)
 
 
 def _print_results(figures: dict[str, Any], run_dir: str) -> None:
@@ -114,8 +119,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    folders = [word for word in args.words if "=" not in word]
-    overrides = [word for word in args.words if "=" in word]
+    folders = [word for word in args.words if not _is_override(word)]
+    overrides = [word for word in args.words if _is_override(word)]
     if not folders and not args.cfg:
         raise ConfigError(
             "name a run's or a model's folder", key="evaluate", value="", fix="distillkit evaluate RUN_DIR"
@@ -198,7 +203,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    folders = [word for word in args.words if "=" not in word]
+    folders = [word for word in args.words if not _is_override(word)]
     if len(folders) != 1:
         raise ConfigError(
             "name one run's folder", key="export", value=" ".join(folders), fix="distillkit export RUN_DIR"
@@ -206,7 +211,7 @@ def _export(args: argparse.Namespace) -> int:
     _prepare(args)
     from distillkit import config
 
-    options = config.options("export", [word for word in args.words if "=" in word])
+    options = config.options("export", [word for word in args.words if _is_override(word)])
     from distillkit.publishing import export_run
 
     folder, address = export_run(folders[0], **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -32,7 +33,7 @@ class FolderLock:
 
     Raises:
         RunStateError: another process holds it; its pid is named.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or its file system has no locks.
     """
 
     def __init__(self, folder: Path, *, key: str = "run.dir", value: object = None) -> None:
@@ -41,7 +42,10 @@ class FolderLock:
         self._file = (folder / LOCK).open("a+")
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):  # such as ENOLCK of a network file system
+                self._file.close()
+                raise
             self._file.seek(0)
             pid = self._file.read().strip()
             self._file.close()

@@ -20,7 +20,7 @@ from distillkit.licenses import UNKNOWN, check_license
 from distillkit.rundir import CHECKPOINTS, STUDENT, RunFolder
 from distillkit.storage import new_folder, write_text
 from distillkit.training.callbacks import Checkpointer
-from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_name, checkpoint_step
+from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_name, checkpoint_step, checkpoints
 
 EXPORTS = "export"
 _SECONDS = 10.0
@@ -161,7 +161,7 @@ def _card(
 
 def _find_checkpoint(folder: Path, which: str) -> Path:
     """The checkpoint's folder; whether it is whole is seen when it is loaded."""
-    saved = sorted(folder.glob("step_*"))
+    saved = checkpoints(folder)
     names = ", ".join(str(checkpoint_step(path)) for path in saved)
     if not saved:
         raise RunStateError("the run has no checkpoint yet", key="checkpoint", value=which, fix="wait for the first")

@@ -18,6 +18,7 @@ from distillkit.errors import RunStateError
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.export import export
 from distillkit.launching import Stop, check_processes, follow_parent, is_first_rank
+from distillkit.objective import Objective
 from distillkit.roof import describe_roof
 from distillkit.rundir import CHECKPOINTS, FACTS, METRICS, STUDENT, RunFolder
 from distillkit.shared_teacher import SharedTeacher
@@ -26,6 +27,7 @@ from distillkit.training.callbacks import Checkpointer
 from distillkit.training.checkpointing import DirectoryCheckpointIO, checkpoint_step, newest_good
 from distillkit.training.faults import as_fault
 from distillkit.training.loggers import MetricsFile
+from distillkit.training.module import DistillationModule
 
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
@@ -87,6 +89,10 @@ def resume(run_dir: str, overrides: list[str], shared: SharedTeacher | None = No
         machine.set_up(cfg["run"])
         parts = build(cfg, shared)
         now = _facts(cfg, parts)
+        if now["ranks"] != facts.get("ranks", now["ranks"]):  # of runs of older versions it is not known
+            raise RunStateError(f"the run began with {facts['ranks']} processes and would go on with {now['ranks']}",
+                                key="trainer.devices", value=cfg["trainer"]["devices"],
+                                fix=f"give it {facts['ranks']}, or start a new run")  # fmt: skip
         if now["corpus"] != facts["corpus"]:
             raise RunStateError("the corpus is not the one the run began with", key="data.path",
                                 value=cfg["data"].get("path"), fix="restore it, or start a new run")  # fmt: skip
@@ -123,6 +129,7 @@ def _facts(cfg: dict[str, Any], parts: Parts, cache: CachedTeacher | None = None
         **machine.settings(),
         "corpus": parts.data.prepare().key,
         "data": parts.data.prepare().stats,
+        "ranks": ranks(cfg),
         "tokens_per_step": parts.data.plan(ranks(cfg), cfg["trainer"]["accumulate_grad_batches"]).tokens_per_step,
         "student": describe_model(parts.student.model),
         "transfer": parts.student.report.to_dict(),
@@ -139,7 +146,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Trains from a checkpoint or from the start, exports and evaluates; the folder becomes a run here."""
     shared = parts.teacher if isinstance(parts.teacher, SharedTeacher) else None
-    trainer = build_trainer(cfg, folder, checkpoint, shared.stop if shared else None)
+    trainer = build_trainer(cfg, parts.objective, folder, checkpoint, shared.stop if shared else None)
     cache = build_cache(cfg, parts, trainer.strategy.root_device)
     if cache is not None:
         _open(cache, mask_epochs(cfg, parts))
@@ -198,7 +205,9 @@ def _write_results(cfg: dict[str, Any], parts: Parts, folder: RunFolder, trainer
             precision=cfg["trainer"]["precision"], device=trainer.strategy.root_device,
         )  # fmt: skip
     folder.write_evaluation(figures)
-    step = trainer.global_step
+    module = trainer.lightning_module
+    assert isinstance(module, DistillationModule)
+    step = max(trainer.global_step, module.resumed_step)  # 0 to a Trainer that had no step left to take
     card = model_card(cfg, folder.facts, figures, folder.commands, step=step, ranks=trainer.world_size)
     export(parts.student.model, parts.tokenizer, folder.path / STUDENT, card)
     folder.event("finish", step=step)
@@ -224,15 +233,21 @@ def _report(folder: Path) -> None:
 
 
 def build_trainer(
-    cfg: dict[str, Any], folder: RunFolder, checkpoint: Path | None, stop: Stop | None = None
+    cfg: dict[str, Any], objective: Objective, folder: RunFolder, checkpoint: Path | None, stop: Stop | None = None
 ) -> pl.Trainer:
-    """Lightning's Trainer with the configured keys, the run's checkpoints and its loggers."""
+    """Lightning's Trainer with the configured keys, the run's checkpoints and its loggers.
+
+    With several ranks and no term on logits, DDP is told to look for weights without a gradient: those of the head.
+    """
     callbacks = [make(c) for c in cfg["callbacks"].values()]
     callbacks.append(Checkpointer(folder.path / CHECKPOINTS, on_event=folder.event, stop=stop, **cfg["checkpoint"]))
     loggers = [make(c) for c in cfg["logger"].values()] if folder.held else []
     loggers.append(MetricsFile(folder.path / METRICS, resumed_step=checkpoint_step(checkpoint) if checkpoint else None))
+    strategy = cfg["trainer"]["strategy"]
+    if ranks(cfg) > 1 and strategy in ("auto", "ddp") and all(term.on != "logits" for term in objective.terms.values()):
+        strategy = "ddp_find_unused_parameters_true"
     return make(
-        cfg["trainer"], callbacks=callbacks, logger=loggers, plugins=[DirectoryCheckpointIO()],
+        cfg["trainer"] | {"strategy": strategy}, callbacks=callbacks, logger=loggers, plugins=[DirectoryCheckpointIO()],
         default_root_dir=str(folder.path),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.replace(staging, folder)
         sync_folder(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
         written = sum(f.stat().st_size for f in staging.glob("**/*") if f.is_file()) if staging.exists() else 0
         shutil.rmtree(staging, ignore_errors=True)
         # on a full disk torch.save raises RuntimeError "unexpected pos" instead of OSError
         if isinstance(error, OSError) or "unexpected pos" in str(error) or "PytorchStreamWriter" in str(error):
             raise _storage_error(error, folder, written) from error
+        if number := re.search(r"os error (\d+)", str(error)):  # Rust's way to say it, of safetensors and tokenizers
+            code = int(number[1])
+            raise _storage_error(OSError(code, os.strerror(code)), folder, written) from error
         raise
 
 

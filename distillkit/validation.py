@@ -45,6 +45,9 @@ def validate(cfg: dict[str, Any]) -> None:
     _number(cfg, "run.threads", low=1, integer=True, optional=True, fix="set run.threads=null")
     _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
+    if (limit := cfg["trainer"]["limit_train_batches"]) is not None:  # the plan serves the run as one epoch
+        raise ConfigError("would take the same batches again and again", key="trainer.limit_train_batches", value=limit,
+                          allowed="null", fix="set trainer.max_steps")  # fmt: skip
 
 
 def validate_comparison(cfg: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from distillkit.data.rows import json_rows, table_rows
 from distillkit.errors import DataError
 
 _MISSING = object()
+_ROWS_AT_A_TIME = 8192
 
 
 class _ColumnCorpus(FileCorpus):
@@ -124,4 +125,7 @@ class ParquetCorpus(_ColumnCorpus):
 
     def _read(self, files: list[Path], folder: Path) -> datasets.Dataset:
         names = plain_names(files, folder)
-        return datasets.Dataset.from_parquet(names, cache_dir=str(folder), columns=[self.text_column])
+        # by default as many rows at a time as the first file has, of which none is refused
+        return datasets.Dataset.from_parquet(
+            names, cache_dir=str(folder), columns=[self.text_column], batch_size=_ROWS_AT_A_TIME
+        )

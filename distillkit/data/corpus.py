@@ -79,7 +79,9 @@ class FileCorpus(ABC):
             with quiet():
                 raw = self._read(files, folder)
                 return read_documents(raw, raw.column_names[0], folder / "documents.arrow", key=key, value=path)
-        except (datasets.exceptions.DatasetsError, UnicodeError) as error:
+        except (datasets.exceptions.DatasetsError, ValueError) as error:
+            if "corresponds to no data" in str(error):
+                raise DataError("no documents", key=key, value=path, fix="give a corpus with text in it") from None
             if isinstance(error.__cause__, OSError | DataError):  # a full disk; a bad line, found and named by us
                 raise error.__cause__ from None
             problem = f"cannot be read as {self.suffixes[0]}: {error.__cause__ or error}"

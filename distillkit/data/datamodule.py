@@ -55,7 +55,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
 
     Attributes:
         start_step: optimizer step to start from, set on resume; None takes the trainer's global_step.
-        end_step: optimizer step to stop before; None takes the trainer's max_steps, else its max_epochs.
+        end_step: optimizer step to stop before; None takes the lesser of the trainer's max_steps and max_epochs.
     """
 
     def __init__(
@@ -212,10 +212,10 @@ class MaskedLMDataModule(pl.LightningDataModule):
         trainer = self._attached()
         share = (trainer.world_size, trainer.accumulate_grad_batches)
         start, end = self.start_step, self.end_step
-        if end is None and trainer.max_steps >= 0:
-            end = trainer.max_steps
-        elif end is None and trainer.max_epochs is not None and trainer.max_epochs >= 0:
-            end = trainer.max_epochs * self.plan(*share).steps_per_epoch
+        if end is None:
+            epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+            bounds = (trainer.max_steps, epochs * self.plan(*share).steps_per_epoch)
+            end = min((bound for bound in bounds if bound >= 0), default=None)
         return self.train_stream(trainer.global_rank, *share, trainer.global_step if start is None else start, end)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

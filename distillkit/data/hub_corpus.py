@@ -45,9 +45,13 @@ class HubCorpus:
         self.valid_split, self.valid_fraction = valid_split, valid_fraction
 
     def fingerprint(self) -> dict[str, Any]:
-        """SHA-256 of the data set's Arrow files, and the options; loads it. DataError when that fails."""
+        """SHA-256 of the data set's Arrow files, and the options; loads it. DataError when that fails.
+
+        Where datasets holds it in memory (HF_DATASETS_IN_MEMORY_MAX_SIZE) there are no files, but datasets' own hash.
+        """
         loaded = [self._train, *([] if self._valid is None else [self._valid])]
         files = [digest(Path(file["filename"]), key="data.name") for part in loaded for file in part.cache_files]
+        files += [part._fingerprint for part in loaded if not part.cache_files]
         options = {"split": self.split, "valid_split": self.valid_split, "valid_fraction": self.valid_fraction}
         return {"format": "hub", "files": files, "text_column": self.text_column, **options}
 

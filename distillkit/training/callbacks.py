@@ -21,7 +21,7 @@ from distillkit.machine import memory_used
 from distillkit.phases import phase
 from distillkit.progress import activity, duration, wants_lines
 from distillkit.storage import remove_folder
-from distillkit.training.checkpointing import checkpoint_name, checkpoint_step
+from distillkit.training.checkpointing import checkpoint_name, checkpoint_step, checkpoints
 from distillkit.training.module import DistillationModule
 from distillkit.types import Batch
 
@@ -137,7 +137,7 @@ class Checkpointer(pl.Callback):
 
     def _prune(self) -> None:
         best = self.best["step"] if self.best else None
-        saved = sorted(self.folder.glob("step_*"))
+        saved = checkpoints(self.folder)
         for path in saved[: -self.keep_last] if self.keep_last > 0 else []:
             if checkpoint_step(path) != best:
                 remove_folder(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ def checkpoint_name(step: int) -> str:
 def checkpoint_step(path: Path) -> int:
     """The inverse of `checkpoint_name`."""
     return int(path.name.removeprefix("step_"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, by step; what else stands in their folder, such as a copy of one, is left out."""
+    found = (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name))
+    return sorted(found, key=checkpoint_step)
 
 
 class DirectoryCheckpointIO(CheckpointIO):
@@ -81,7 +88,7 @@ def newest_good(folder: Path, on_skip: Callable[[RunStateError], None]) -> Path 
         on_skip: told of each newer one that does not verify.
     """
     remove_leftovers(folder)
-    for candidate in sorted(folder.glob("step_*"), reverse=True):
+    for candidate in reversed(checkpoints(folder)):
         try:
             verify(candidate)
         except RunStateError as error:

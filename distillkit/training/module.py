@@ -96,8 +96,8 @@ class DistillationModule(ClippedModule):
             return
         trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
         epoch = plan(trainer.world_size, accumulate)
-        if trainer.max_steps < 0:
-            trainer.fit_loop.epoch_loop.max_steps = (trainer.max_epochs or 1) * epoch.steps_per_epoch
+        bounds = (trainer.max_steps, (trainer.max_epochs or -1) * epoch.steps_per_epoch)
+        trainer.fit_loop.epoch_loop.max_steps = min((bound for bound in bounds if bound > 0), default=-1)
         trainer.fit_loop.max_epochs = -1
         trainer.val_check_interval = validation_interval(
             trainer.val_check_interval, trainer.check_val_every_n_epoch, epoch.batches_per_epoch, accumulate

@@ -115,6 +115,21 @@ def test_gradient_is_the_same_when_layers_share_and_the_step_is_cut(
     assert_same_gradient(gradient(ranks), gradient(whole), say, f"share={share}, 2 ranks x {ROWS // 2}")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+def test_gradient_is_the_same_over_ranks_when_no_term_reaches_the_head(
+    inputs: Inputs, call: Call, start: Start, say: Say, tmp_path: Path
+) -> None:
+    whole, ranks = Run(tmp_path / "whole"), Run(tmp_path / "ranks")
+    more = ["loss.alpha=0", "loss.beta=0", *EXACT]
+    process = start(*words(inputs, ranks, ROWS // 2, 1, "none", steps=2), *more, *RANKS)
+    result = call(*words(inputs, whole, ROWS, 1, "none", steps=2), *more)
+    assert result.code == 0, result.err
+    process.succeed()
+    assert ranks.checkpoints()[-1] == 2
+    assert_same_gradient(gradient(ranks), gradient(whole), say, f"cosine alone, 2 ranks x {ROWS // 2}")
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.ci

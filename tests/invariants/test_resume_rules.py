@@ -90,6 +90,43 @@ def test_resume_is_refused_when_the_corpus_changed(inputs: Inputs, call: Call, t
     assert result.err.startswith(f"error: data.path={own.corpus}: ")
 
 
+def test_finish_and_card_are_of_the_last_step_when_a_run_was_killed_after_its_last_checkpoint(
+    unfinished: Run, call: Call
+) -> None:
+    result = call("resume", str(unfinished.path))
+    assert result.code == 0, result.err
+    assert [event["step"] for event in unfinished.events("finish")] == [MAX_STEPS]
+    assert f"{MAX_STEPS} of " in (unfinished.path / "student" / "README.md").read_text()
+
+
+def test_resume_is_refused_when_it_would_go_on_with_other_processes(unfinished: Run, call: Call) -> None:
+    facts = json.loads((unfinished.path / "run.json").read_text())
+    assert facts["ranks"] == 1
+    (unfinished.path / "run.json").write_text(json.dumps(facts | {"ranks": 2}))
+    result = call("resume", str(unfinished.path))
+    assert result.code == 2
+    assert result.err.startswith("error: trainer.devices=1: the run began with 2 processes")
+
+
+def test_copies_of_checkpoints_are_left_alone_when_a_run_goes_on(unfinished: Run, call: Call) -> None:
+    copy = unfinished.checkpoint(MAX_STEPS).with_name(f"{unfinished.checkpoint(MAX_STEPS).name}.bak")
+    shutil.copytree(unfinished.checkpoint(MAX_STEPS), copy)
+    words = [f"trainer.max_steps={MAX_STEPS + 2}", "checkpoint.keep_last=1"]
+    result = call("resume", str(unfinished.path), *words)
+    assert result.code == 0, result.err
+    assert copy.is_dir() and unfinished.checkpoint(MAX_STEPS + 2).is_dir()
+
+
+def test_folder_is_no_override_when_its_path_holds_an_equals_sign(finished: Run, call: Call, tmp_path: Path) -> None:
+    moved = tmp_path / "lr=0.1" / "run"
+    moved.parent.mkdir()
+    finished.path.rename(moved)
+    assert "finished already" in call("resume", str(moved)).out
+    for words in (["evaluate", str(moved)], ["export", str(moved), f"output={tmp_path / 'exported'}"]):
+        result = call(*words)
+        assert result.code == 0, result.err
+
+
 def test_resume_is_refused_when_max_steps_is_behind_the_run(unfinished: Run, call: Call) -> None:
     result = call("resume", str(unfinished.path), "trainer.max_steps=3")
     assert result.code == 2

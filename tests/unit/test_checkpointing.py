@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from distillkit.errors import RunStateError, StorageError
+from distillkit.export import export
 from distillkit.training.checkpointing import (
     MANIFEST,
     STATE,
@@ -29,6 +30,7 @@ from distillkit.training.checkpointing import (
     newest_good,
     verify,
 )
+from tests.faults.harness import make_bert, make_tokenizer
 
 KILLS = 25
 
@@ -225,6 +227,18 @@ def test_save_keeps_the_old_checkpoint_when_a_file_may_not_grow(tmp_path: Path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert newest(tmp_path) == (old, [])
     assert [p.name for p in tmp_path.iterdir()] == [old.name]
+
+
+@pytest.mark.fault
+def test_export_says_so_and_leaves_nothing_when_a_file_may_not_grow(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError, match="cannot be written: File too large"):
+            export(make_bert(), make_tokenizer(), tmp_path / "student")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_lets_errors_of_its_own_through_when_they_are_not_about_storage(tmp_path: Path) -> None:

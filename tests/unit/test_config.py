@@ -178,6 +178,7 @@ def good() -> dict[str, Any]:
         ("trainer.log_every_n_steps", (0,)),
         ("trainer.max_steps", (0, -2, "many", -1)),
         ("trainer.max_epochs", (0, -1, 1.5)),
+        ("trainer.limit_train_batches", (3, 0.5)),
         ("trainer.precision", ("16-mixed", "64-mixed")),
         ("trainer.val_check_interval", (None, 0, -1.0, "00:12:00:00")),
     ],

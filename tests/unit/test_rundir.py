@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -58,6 +59,15 @@ def test_holder_is_known_when_another_process_asks(
     keeper.kill()
     keeper.join()
     assert holder(tmp_path / "run") is None
+
+
+def test_folder_is_no_ones_when_its_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", without)
+    with pytest.raises(StorageError, match="No locks available"):
+        RunFolder(tmp_path / "run", new=True)
 
 
 @pytest.mark.skipif(locking._FLOCK is None, reason="the layout of struct flock is not known here")

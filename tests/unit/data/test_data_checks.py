@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from distillkit.data.checks import check_text, find_files
@@ -173,6 +176,41 @@ def test_parquet_corpus_reads_its_column_or_names_it_when_it_does_not_fit(tmp_pa
         ParquetCorpus(path, text_column="n").splits(tmp_path / "b")
     with pytest.raises(DataError, match=r"broken\.parquet: not a Parquet file"):
         ParquetCorpus(write(tmp_path / "broken.parquet", "text")).splits(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "text,x\n"), ("a.jsonl", "\n\n"), ("a.parquet", None)],
+    ids=["csv", "jsonl", "parquet"],
+)
+def test_corpus_without_a_row_is_refused_in_one_line_when_it_is_read(
+    name: str, content: str | None, tmp_path: Path
+) -> None:
+    path, kinds = tmp_path / name, {".csv": CsvCorpus, ".jsonl": JsonlCorpus, ".parquet": ParquetCorpus}
+    if content is None:
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    else:
+        write(path, content)
+    with pytest.raises(DataError, match=r"^data\.path=.*: no"):
+        kinds[path.suffix](path).splits(tmp_path / "work")
+
+
+def test_parquet_corpus_reads_the_others_when_its_first_file_has_no_row(tmp_path: Path) -> None:
+    for name, texts in (("a", []), ("b", ["one", "two"])):
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), tmp_path / f"{name}.parquet")
+    assert texts_of(ParquetCorpus(str(tmp_path / "*.parquet")), tmp_path / "work") == ["one", "two"]
+
+
+def test_hub_corpora_have_fingerprints_of_their_own_when_they_are_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 1e9)
+    for name in ("one", "two"):
+        write(tmp_path / name / "train.jsonl", json.dumps({"text": name}) + "\n")
+    assert not HubCorpus(str(tmp_path / "one"))._train.cache_files, "not in memory"
+    one, again, two = (HubCorpus(str(tmp_path / name)).fingerprint() for name in ("one", "one", "two"))
+    assert one == again != two
 
 
 def test_hub_corpus_reads_a_folder_in_the_hub_layout_when_named(

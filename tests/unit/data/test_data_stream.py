@@ -217,6 +217,7 @@ def test_trainer_sees_each_step_once_when_it_counts_steps_or_epochs(make_module,
     assert fit(make(), max_steps=steps + 2).seen == every_batch(0, steps + 2)
     assert fit(make(), max_epochs=3).seen == every_batch(0, 3 * steps)
     assert fit(make(), max_epochs=3, max_steps=2).seen == every_batch(0, 2)
+    assert fit(make(), max_epochs=1, max_steps=3 * steps).seen == every_batch(0, steps)
     resumed = make()
     resumed.start_step, resumed.end_step = steps - 1, steps + 2
     assert fit(resumed, max_epochs=1).seen == every_batch(steps - 1, steps + 2)
