@@ -62,7 +62,7 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     """
     if config_dir and not Path(config_dir).is_dir():
         raise ConfigError("no such folder", key="--config-dir", value=config_dir)
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     if name == "compare":
         overrides = [*overrides, *_task_choices(overrides, config_dir)]
     GlobalHydra.instance().clear()
@@ -81,6 +81,11 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     hydra = cfg.pop("hydra")
     OmegaConf.set_struct(cfg, True)
     return cfg, hydra
+
+
+def _quoted(text: str) -> str:
+    """A string of Hydra's grammar, whatever it holds."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _task_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:
@@ -226,6 +231,8 @@ def absolute(value: Any, key: str) -> Any:
     """A value of one of PATHS as what any folder's commands can use; a name stays one where no such file is here."""
     if isinstance(value, list):
         return [absolute(v, key) for v in value]
+    if value == "":  # such as an unset variable of the shell; it would be the current folder
+        raise ConfigError("an empty path", key=key, value="", fix=f"name it, or set {key}=null")
     if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
         return [absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))

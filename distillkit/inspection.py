@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from distillkit import building, config, machine
+from distillkit import building, config, machine, validation
 from distillkit.evaluation.summary import describe_model, evaluate_side_by_side
 from distillkit.phases import shares
 from distillkit.probe import probe
 from distillkit.progress import duration
 from distillkit.rundir import CONFIG, STUDENT
-from distillkit.teachers import check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
+from distillkit.teachers import check_positions, check_same_vocabulary, check_vocabulary, load_model, load_tokenizer
 
 
 def inspect(cfg: dict[str, Any], *, measure: bool = True) -> dict[str, Any]:
@@ -165,6 +165,7 @@ def evaluate(folders: list[str], composed: dict[str, Any] | None, overrides: lis
         path = os.path.join(folder, STUDENT) if os.path.isfile(os.path.join(folder, CONFIG)) else folder
         model, tokenizer = load_model(path, key="MODEL_DIR"), load_tokenizer(path, key="MODEL_DIR")
         check_vocabulary(tokenizer, model, key="MODEL_DIR")
+        check_positions(model, cfg["data"]["max_length"])
         teacher = building.build_teacher(cfg)
         if teacher is not None:
             check_same_vocabulary(tokenizer, load_tokenizer(cfg["teacher"]["path"]), key="MODEL_DIR")
@@ -190,4 +191,11 @@ def _evaluation_config(folder: str, composed: dict[str, Any] | None, overrides: 
     chosen = {override.partition("=")[0] for override in overrides} & set(config.EVALUATION_GROUPS)
     own |= {group: composed[group] for group in chosen if composed is not None}
     rest = [override for override in overrides if override.partition("=")[0].partition(".")[0] not in chosen]
-    return config.with_changes(own, rest)
+    changed = config.with_changes(own, rest)
+    for key in (override.partition("=")[0] for override in rest):
+        group, _, name = key.partition(".")
+        if group == "data" and name in changed["data"]["corpus"]:  # a settled corpus has values of its own
+            value = changed["data"][name]
+            changed["data"]["corpus"][name] = config.absolute(value, key) if key in config.PATHS else value
+    validation.validate_evaluation(changed)
+    return changed

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from distillkit.errors import ConfigError
 from distillkit.rundir import STUDENT
 
 _SECRET = re.compile(
@@ -34,6 +35,21 @@ _PLACE = re.compile(r"(path|dir|file|folder)s?$")
 def is_secret(key: str) -> bool:
     """Whether a key (of one name, no dots) looks like that of a token, password, API key or the like."""
     return _SECRET.search(key) is not None and _HARMLESS.search(key) is None
+
+
+def check_no_secret(node: Any, key: str = "") -> None:
+    """Raises ConfigError where nested plain values hold a secret by its key: they become files of a run.
+
+    Args:
+        node: the values.
+        key: dotted, of the node.
+    """
+    for name, value in node.items() if isinstance(node, dict) else ():
+        place = f"{key}.{name}" if key else str(name)
+        if is_secret(str(name)) and isinstance(value, str) and value:
+            raise ConfigError("a secret would be written into the run's files", key=place, value="...",
+                              fix="set it in the environment, as WANDB_API_KEY or HF_TOKEN")  # fmt: skip
+        check_no_secret(value, place)
 
 
 def without_secrets(node: Any) -> Any:

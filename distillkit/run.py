@@ -32,7 +32,7 @@ from distillkit.training.module import DistillationModule
 RESUMABLE_CHANGES = (
     "trainer.max_steps", "trainer.max_epochs", "checkpoint.every_n_steps", "checkpoint.keep_last", "data.num_workers",
     "data.num_proc", "data.cache_dir", "teacher.cache", "logger.wandb.offline", "run.license", "run.report",
-    "run.threads", "run.keep_freed_memory", "run.gradient_checkpointing",
+    "run.threads", "run.keep_freed_memory", "run.gradient_checkpointing", "run.evaluation_batches",
 )  # fmt: skip
 """Keys that may change on resume: they alter no batch, no mask, no gradient and no step already taken."""
 

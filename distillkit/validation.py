@@ -9,6 +9,8 @@ from typing import Any
 from distillkit.albert_shape import check_scratch, check_shape
 from distillkit.errors import ConfigError
 from distillkit.licenses import check_license
+from distillkit.redaction import check_no_secret
+from distillkit.rules import check_limit, check_metric, check_number
 from distillkit.targets import check_targets
 
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "64-true", "64", "bf16-true")
@@ -26,28 +28,48 @@ def validate(cfg: dict[str, Any]) -> None:
         ConfigError: the first rule that does not hold.
     """
     check_targets(cfg)
-    _number(cfg, "seed", low=0, integer=True)
+    check_no_secret(cfg)
+    check_number(cfg, "seed", low=0, integer=True)
     _validate_run(cfg["run"])
     _validate_loss(cfg)
     _validate_sources(cfg)
     _validate_masking(cfg)
     for key, high in (("data.valid_fraction", 1), ("optimizer.lr", math.inf)):
-        _number(cfg, key, low=0, high=high, open_ends=True)
+        check_number(cfg, key, low=0, high=high, open_ends=True)
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
-        _number(cfg, key, low=0)
+        check_number(cfg, key, low=0)
     for key in ("checkpoint.every_n_steps", "checkpoint.keep_last", "trainer.accumulate_grad_batches",
                 "trainer.log_every_n_steps", "trainer.num_nodes", "data.batch_size", "data.batch_tokens",
                 "data.mask_epochs"):  # fmt: skip
-        _number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
+        check_number(cfg, key, low=1, integer=True, optional=key.startswith("data."))
+    for key in ("data.num_proc", "student.num_layers"):
+        check_number(cfg, key, low=1, integer=True, optional=True)
     _validate_cache(cfg)
-    _number(cfg, "data.max_length", low=8, integer=True)
-    _number(cfg, "data.num_workers", low=0, integer=True)
-    _number(cfg, "run.threads", low=1, integer=True, optional=True, fix="set run.threads=null")
-    _number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
+    check_number(cfg, "data.max_length", low=8, integer=True)
+    check_number(cfg, "data.num_workers", low=0, integer=True)
+    check_number(cfg, "run.threads", low=1, integer=True, optional=True, fix="set run.threads=null")
+    check_number(cfg, "trainer.val_check_interval", low=0, open_ends="low", fix="set trainer.val_check_interval=1.0")
     _validate_trainer(cfg["trainer"])
+    check_limit(cfg, "run", "evaluation_batches", low=1)
+    check_limit(cfg, "trainer", "limit_val_batches", low=0)
+    check_metric(cfg, "checkpoint", "monitor")
     if (limit := cfg["trainer"]["limit_train_batches"]) is not None:  # the plan serves the run as one epoch
         raise ConfigError("would take the same batches again and again", key="trainer.limit_train_batches", value=limit,
                           allowed="null", fix="set trainer.max_steps")  # fmt: skip
+
+
+def validate_evaluation(cfg: dict[str, Any]) -> None:
+    """As `validate`, for the measuring of models on held-out rows.
+
+    Args:
+        cfg: evaluate.yaml's, from `settle`, or a run's.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    check_targets(cfg)
+    _validate_corpus(cfg["data"])
+    check_limit(cfg, "run", "evaluation_batches", low=1)
 
 
 def validate_comparison(cfg: dict[str, Any]) -> None:
@@ -70,11 +92,11 @@ def validate_comparison(cfg: dict[str, Any]) -> None:
         raise ConfigError("must be whole numbers", key="seeds", value=cfg["seeds"], allowed=">= 0")
     tasks = [f"task.{name}" for name in cfg["task"]]
     for key in ("batch_size", "run.jobs", *(f"{task}.{name}" for task in tasks for name in _TASK_COUNTS)):
-        _number(cfg, key, low=1, integer=True, optional=key.startswith("task."))
+        check_number(cfg, key, low=1, integer=True, optional=key.startswith("task."))
     for key in ("optimizer.lr", "price_per_hour", *(f"{task}.lr" for task in tasks)):
-        _number(cfg, key, low=0, open_ends="low", optional=key != "optimizer.lr")
+        check_number(cfg, key, low=0, open_ends="low", optional=key != "optimizer.lr")
     for key in ("scheduler.warmup_steps", "optimizer.weight_decay", "optimizer.eps"):
-        _number(cfg, key, low=0)
+        check_number(cfg, key, low=0)
     _validate_trainer(cfg["trainer"])
     if cfg["trainer"]["devices"] not in (1, "1", "auto"):
         raise ConfigError("a fine-tuning takes one device", key="trainer.devices", value=cfg["trainer"]["devices"],
@@ -99,9 +121,10 @@ def validate_sweep(cfg: dict[str, Any]) -> None:
     for key, kind in (("arms", dict), ("vary", dict), ("base", list)):
         if not isinstance(sweep[key], kind):
             raise ConfigError(f"must be a {_KINDS[kind]}", key=f"sweep.{key}", value=sweep[key])
-    _number(cfg, "sweep.max_hours", low=0, open_ends="low", optional=True)
+    check_metric(cfg, "sweep", "metric")
+    check_number(cfg, "sweep.max_hours", low=0, open_ends="low", optional=True)
     for key in ("max_steps", "trials"):
-        _number(cfg, f"sweep.{key}", low=1, integer=True, optional=True)
+        check_number(cfg, f"sweep.{key}", low=1, integer=True, optional=True)
     if not isinstance(sweep["share_cache"], bool):
         raise ConfigError("must be a switch", key="sweep.share_cache", value=sweep["share_cache"],
                           allowed="true, false")  # fmt: skip
@@ -146,8 +169,8 @@ def _validate_run(run: dict[str, Any]) -> None:
 def _validate_loss(cfg: dict[str, Any]) -> None:
     loss = cfg["loss"]
     for name in ("alpha", "beta", "gamma", "sop"):
-        _number(cfg, f"loss.{name}", low=0)
-    _number(cfg, "loss.temperature", low=0, high=100, open_ends="low", fix="set loss.temperature=2.0")
+        check_number(cfg, f"loss.{name}", low=0)
+    check_number(cfg, "loss.temperature", low=0, high=100, open_ends="low", fix="set loss.temperature=2.0")
     if loss["positions"] not in ("all", "predicted"):
         raise ConfigError("no such choice", key="loss.positions", value=loss["positions"], allowed="all, predicted")
     _validate_order(cfg)
@@ -205,16 +228,18 @@ def _validate_corpus(data: dict[str, Any]) -> None:
 
 def _validate_masking(cfg: dict[str, Any]) -> None:
     masking = cfg["masking"]
-    _number(cfg, "masking.probability", low=0, high=1, open_ends=True)
+    check_number(cfg, "masking.probability", low=0, high=1, open_ends=True)
     for name in ("mask_fraction", "random_fraction"):
-        _number(cfg, f"masking.{name}", low=0, high=1)
+        check_number(cfg, f"masking.{name}", low=0, high=1)
     masked, random = masking.get("mask_fraction", 0), masking.get("random_fraction", 0)
     if masked + random > 1 + 1e-9:  # 0.8 + 0.2 in binary
         raise ConfigError("more than all predictions with masking.mask_fraction", key="masking.random_fraction",
                           value=random, allowed=f"[0, {1 - masked:g}]")  # fmt: skip
-    _number(cfg, "masking.smoothing", low=0, optional=True, fix="set masking.smoothing=0.7, or null")
+    check_number(cfg, "masking.smoothing", low=0, optional=True, fix="set masking.smoothing=0.7, or null")
     for name, fix in (("max_predictions", "null"), ("max_ngram", "3")):
-        _number(cfg, f"masking.{name}", low=1, integer=True, optional=fix == "null", fix=f"set masking.{name}={fix}")
+        check_number(
+            cfg, f"masking.{name}", low=1, integer=True, optional=fix == "null", fix=f"set masking.{name}={fix}"
+        )
 
 
 def _validate_cache(cfg: dict[str, Any]) -> None:
@@ -227,7 +252,7 @@ def _validate_cache(cfg: dict[str, Any]) -> None:
     if teacher["cache_dtype"] not in CACHE_DTYPES:
         raise ConfigError("no such dtype", key="teacher.cache_dtype", value=teacher["cache_dtype"],
                           allowed=", ".join(CACHE_DTYPES))  # fmt: skip
-    _number(cfg, "teacher.cache_max_gb", low=0, open_ends="low", fix="set teacher.cache_max_gb=50")
+    check_number(cfg, "teacher.cache_max_gb", low=0, open_ends="low", fix="set teacher.cache_max_gb=50")
 
 
 def _validate_trainer(trainer: dict[str, Any]) -> None:
@@ -239,6 +264,11 @@ def _validate_trainer(trainer: dict[str, Any]) -> None:
         )  # fmt: skip
     if epochs is not None and not (isinstance(epochs, int) and epochs > 0):
         raise ConfigError("must be a positive whole number", key="trainer.max_epochs", value=epochs, allowed="> 0")
+    devices = trainer["devices"]
+    listed = isinstance(devices, list) and all(isinstance(number, int) for number in devices)
+    if not (devices and (listed or re.fullmatch(r"auto|-1|[1-9]\d*|\d+(, ?\d+)+|\d+,", str(devices)))):
+        raise ConfigError("how many processes, or which GPUs", key="trainer.devices", value=devices,
+                          allowed="auto, -1, >= 1, a list of GPUs", fix="set trainer.devices=auto")  # fmt: skip
     if str(trainer["precision"]) not in PRECISIONS:
         raise ConfigError(
             "not supported", key="trainer.precision", value=trainer["precision"], allowed=", ".join(PRECISIONS),
@@ -246,38 +276,10 @@ def _validate_trainer(trainer: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _number(
-    cfg: dict[str, Any],
-    key: str,
-    *,
-    low: float,
-    high: float = math.inf,
-    open_ends: bool | str = False,
-    integer: bool = False,
-    optional: bool = False,
-    fix: str | None = None,
-) -> None:
-    value: Any = cfg
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return  # an optimizer or schedule of the user's own need not have it
-        value = value[part]
-    if value is None and optional:
-        return
-    low_open, high_open = bool(open_ends), open_ends is True or high == math.inf
-    text = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-    right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    inside = (
-        right_type and (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
-    )
-    if not inside:
-        kind = "whole number" if integer else "number"
-        raise ConfigError(f"must be a {kind} in the allowed range", key=key, value=value, allowed=text, fix=fix)
-
-
 CHECKS = {
     "train": validate,
     "compare": validate_comparison,
+    "evaluate": validate_evaluation,
     "sweep": validate_sweep,
     "tokenizer": validate_tokenizer,
 }

@@ -60,7 +60,14 @@ def check_batching(*, batch_size: int | None, batch_tokens: int | None, packing:
     for fine, problem, key, value, allowed, fix in (
         (packing in PACKINGS, "unknown packing", "packing", packing, ", ".join(PACKINGS), "packing=full"),
         (max_length >= PAD_MULTIPLE, "too short", "max_length", max_length, f">= {PAD_MULTIPLE}", "max_length=128"),
-        ((batch_size is None) != (batch_tokens is None), one_of_two, "batch_size", batch_size, None, "batch_size=32"),
+        (
+            (batch_size is None) != (batch_tokens is None),
+            one_of_two,
+            "batch_size",
+            batch_size,
+            None,
+            "batch_size=32" if batch_size is None else "batch_size=null",
+        ),
         (batch_size is None or batch_size >= 1, "no rows", "batch_size", batch_size, ">= 1", "batch_size=32"),
         (
             batch_tokens is None or batch_tokens >= max_length,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 from transformers import PreTrainedModel
 
 from distillkit.data.datamodule import MaskedLMDataModule
@@ -29,6 +30,9 @@ COLUMNS = {
     "kl": ("KL", "{:.3f}"),
     "sop_accuracy": ("sentence order", "{:.1%}"),
 }
+
+
+_UNBOUNDED = 10_000  # characters, wider than any table
 
 
 def score_text(mean: float, sd: float | None = None) -> str:
@@ -150,11 +154,25 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 def print_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints one row a model to stdout; a cell without a figure shows a dash."""
+    """Prints one row a model to stdout, or where that is too wide one row a figure; a dash for one that is missing."""
     shown = [column for column in COLUMNS if any(column in row for row in figures.values())]
-    table = Table("model", *(COLUMNS[column][0] for column in shown))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, row in figures.items():
-        table.add_row(name, *(COLUMNS[c][1].format(row[c]) if c in row else "-" for c in shown))
-    results_console().print(table)
+    rows = [
+        [name, *(COLUMNS[c][1].format(row[c]) if c in row else "-" for c in shown)] for name, row in figures.items()
+    ]
+    grid = [["model", *(COLUMNS[column][0] for column in shown)], *rows]
+    console = results_console()
+    table = _table(grid)
+    if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum > console.width:
+        table = _table(list(zip(*grid, strict=True)))
+    console.print(table)
+
+
+def _table(grid: Sequence[Sequence[str]]) -> Table:
+    """A table of cells, the first row its head. Names wrap where there is no room, numbers do not."""
+    names, *columns = zip(*grid, strict=True)
+    table = Table(Column(escape(names[0]), overflow="fold"))
+    for head, *cells in columns:
+        table.add_column(escape(head), justify="right", overflow="fold", min_width=max(map(len, cells)))
+    for row in grid[1:]:
+        table.add_row(*map(escape, row))
+    return table

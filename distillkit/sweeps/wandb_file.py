@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from distillkit.errors import StorageError
 from distillkit.storage import write_text
 from distillkit.sweeps.arms import Ledger
 from distillkit.sweeps.space import Dimension, read_space
@@ -33,7 +34,11 @@ def write_wandb_sweep(ledger: Ledger, folder: Path) -> Path:
     Raises:
         StorageError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot be written: {error.strerror}", key="run.dir", value=folder,
+                           fix="choose another run.dir") from error  # fmt: skip
     write_text(folder / FILE, yaml.safe_dump(wandb_sweep(ledger), sort_keys=False))
     return folder / FILE
 

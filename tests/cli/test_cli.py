@@ -201,6 +201,24 @@ def test_control_has_the_same_weights_batches_and_masks_when_there_is_no_teacher
     assert {"agreement", "kl"} <= compared[str(control.path)].keys(), "the teacher asked for was not compared with"
 
 
+def test_evaluate_reads_the_text_that_is_named_when_the_run_has_another(
+    call: Call, inputs: Inputs, tmp_path: Path
+) -> None:
+    run, other = Run(tmp_path / "run"), tmp_path / "other.txt"
+    assert call("train", *inputs.words(), "logger=none", *SHORT, f"run.dir={run.path}").code == 0
+    lines = inputs.corpus.read_text().splitlines()
+    other.write_text("".join(" ".join(reversed(line.split())) + "\n" for line in lines))
+
+    def loss(*words: str) -> float:
+        result = call("evaluate", str(run.path), *words, "--json")
+        assert result.code == 0, result.err
+        return float(json.loads(result.out)[str(run.path)]["mlm_loss"])
+
+    assert loss(f"data.path={other}") != loss() > 0
+    refused = call("evaluate", str(run.path), "run.evaluation_batches=-1")
+    assert refused.code == 2 and refused.err.startswith("error: run.evaluation_batches=-1: ")
+
+
 def test_shallow_student_keeps_the_class_when_the_teacher_is_a_roberta(
     call: Call, inputs: Inputs, tmp_path: Path
 ) -> None:

@@ -86,6 +86,20 @@ def test_load_shows_the_quotes_when_a_value_is_not_in_hydras_grammar(override: s
     assert settled(f'{key}="{value}"')["data"]["path"] == os.path.abspath(value)
 
 
+@pytest.mark.parametrize("key", ["data.path", "run.dir", "teacher.path"])
+def test_path_is_refused_when_it_is_empty(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}=: an empty path"):
+        settled(f"{key}=")
+
+
+@pytest.mark.parametrize("name", ["my, conf", "x (1)", "a=b", "it's", "[x]"])
+def test_load_finds_the_users_own_files_when_their_folder_has_an_odd_name(name: str, tmp_path: Path) -> None:
+    own = tmp_path / name / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\ntrainer:\n  max_steps: 3\n")
+    assert config.load("train", ["experiment=mine"], str(tmp_path / name))[0].trainer.max_steps == 3
+
+
 def test_load_finds_the_users_own_files_when_given_a_config_dir(tmp_path: Path) -> None:
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "mine.yaml").write_text("defaults: [linear]\nwarmup_steps: 7\n")
@@ -179,6 +193,12 @@ def good() -> dict[str, Any]:
         ("trainer.max_steps", (0, -2, "many", -1)),
         ("trainer.max_epochs", (0, -1, 1.5)),
         ("trainer.limit_train_batches", (3, 0.5)),
+        ("trainer.limit_val_batches", (-1, 2.5, "all")),
+        ("trainer.devices", (0, "two", [], -2)),
+        ("run.evaluation_batches", (0, -1, 1.5, "all", True)),
+        ("checkpoint.monitor", ("valid/mlm_los",)),
+        ("data.num_proc", ("abc", 0)),
+        ("student.num_layers", ("two", 1.5)),
         ("trainer.precision", ("16-mixed", "64-mixed")),
         ("trainer.val_check_interval", (None, 0, -1.0, "00:12:00:00")),
     ],
@@ -200,7 +220,9 @@ def test_validate_names_key_value_and_range_when_a_value_is_wrong(
     "override",
     [
         "loss.temperature=100", "loss.temperature=0.01", "loss.alpha=0", "masking.mask_fraction=0.9", "seed=0",
-        "optimizer.lr=1", "scheduler.warmup_steps=0", "data.batch_size=null", "trainer.precision=32",
+        "run.evaluation_batches=0.5", "trainer.limit_val_batches=0", "trainer.devices=-1", "trainer.devices=[0,1]",
+        "checkpoint.monitor=train/mlm", "optimizer.lr=1", "scheduler.warmup_steps=0", "data.batch_size=null",
+        "trainer.precision=32",
     ],
 )  # fmt: skip
 def test_validate_accepts_values_when_they_are_at_the_edge(override: str) -> None:

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from distillkit.redaction import shown_commands
+from distillkit.errors import ConfigError
+from distillkit.redaction import check_no_secret, shown_commands
 
 SECRET = "S3CRET"
 
@@ -40,6 +41,13 @@ def shown(word: str, *, paths: bool = True) -> list[str]:
 @pytest.mark.parametrize("paths", [True, False])
 def test_word_is_left_out_when_it_holds_a_secret_or_the_folder(word: str, paths: bool) -> None:
     assert shown(word, paths=paths) == []
+
+
+def test_secret_is_refused_without_being_said_when_a_configuration_holds_it() -> None:
+    with pytest.raises(ConfigError, match=r"^logger\.wandb\.settings\.api_key=\.\.\.: .*WANDB_API_KEY") as caught:
+        check_no_secret({"seed": 1, "logger": {"wandb": {"settings": {"silent": True, "api_key": SECRET}}}})
+    assert SECRET not in str(caught.value)
+    check_no_secret({"data": {"batch_tokens": 4096, "hf_token": None}, "mask_token": "[MASK]"})
 
 
 @pytest.mark.parametrize(

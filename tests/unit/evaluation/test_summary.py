@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from distillkit import run
+from distillkit.evaluation import summary
 from distillkit.evaluation.summary import evaluate_side_by_side, move
 from distillkit.layout import with_layout
 from distillkit.types import Batch, StepTotals
 from tests.faults.fixtures import Call
 from tests.faults.harness import Inputs, make_bert
+
+FIGURES = {
+    "runs/one[v1]": {"unique_parameters": 109514298, "nominal_parameters": 109514298, "mlm_loss": 1.5, "top1": 0.5},
+    "runs/two[v2]": {"unique_parameters": 66985530, "nominal_parameters": 66985530, "mlm_loss": 2.25, "top1": 0.25},
+}
+
+
+@pytest.mark.parametrize("width", [140, 60])
+def test_table_shows_every_name_and_number_whole_when_the_terminal_is_of_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    monkeypatch.setattr(summary, "results_console", lambda: console)
+    summary.print_table(FIGURES)
+    shown = console.export_text()
+    for expected in ("[v1]", "[v2]", "109,514,298", "66,985,530", "1.500", "2.250", "50.0%", "25.0%"):
+        assert expected in shown, shown
 
 
 def test_models_are_evaluated_where_asked_when_there_is_a_gpu_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ def test_folder_is_the_same_when_the_command_is(tmp_path: Path, monkeypatch: pyt
         (["sweep.max_hours=0"], ["sweep.max_hours"]),
         (["loss.alpha=interval(0,1)"], ["no list of values", "sweep.method=tpe"]),
         (["trainer.max_steps=-1", "trainer.max_epochs=1", "sweep.max_steps=10"], ["budget of steps"]),
+        (["sweep=tpe", "sweep.metric=valid/mlm_los"], ["sweep.metric=valid/mlm_los", "valid/mlm_loss"]),
         (["sweep=tpe", "trainer.max_steps=-3"], ["trainer.max_steps=-3"]),
         (["sweep=tpe", "loss.alpha=interval(-4,-1)"], ["loss.alpha=-3.0"]),
         (["sweep=tpe", "student.num_layer=int(interval(1,3))"], ["did you mean student.num_layers"]),
