@@ -1,10 +1,10 @@
-"""Puts the figures of docs/figures/*.json into the README, between its markers.
+"""Puts the figures of docs/figures/*.json into the README and the page on ALBERT, between their markers.
 
     python scripts/update_readme.py [--demo runs/demo] [--comparison runs/compare] [--benchmark runs/benchmark]
-        [--ablation runs/demo_distilbert/sweeps/loss_weights]
+        [--ablation runs/demo_distilbert/sweeps/loss_weights] [--albert-sharing REPORT_DIR]
 
-First records the report of a demo, or the results of a comparison, a benchmark or a sweep, in docs/figures/ where they
-are named.
+First records the report of a demo or of the runs of sweep=sharing, or the results of a comparison, a benchmark or a
+sweep, in docs/figures/ where they are named.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from distillkit.progress import duration
 from distillkit.sweeps.tables import arm_table, difference_table, figure_name
 
 ROOT = Path(__file__).resolve().parents[1]
-README, FIGURES = ROOT / "README.md", ROOT / "docs" / "figures"
+FIGURES = ROOT / "docs" / "figures"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "how-to" / "albert.md")
 QUALITY = {"mlm_loss": "{:.3f}", "top1": "{:.1%}", "agreement": "{:.1%}", "kl": "{:.3f}"}
 FIGURE = "latency"
 COLUMNS = {
@@ -37,6 +38,7 @@ COLUMNS = {
     "agreement": ("agreement", "{:.1%}"),
     "kl": ("KL", "{:.3f}"),
     "of_teacher": ("top-1 of the teacher's", "{:.0%}"),
+    "sop_accuracy": ("sentence order", "{:.1%}"),
 }
 TITLES = "held-out MLM loss | top-1 | agreement with the teacher | KL to the teacher"
 
@@ -53,6 +55,21 @@ def record_demo(page: Path) -> None:
     (FIGURES / "demo.json").write_text(json.dumps(facts, indent=1) + "\n")
     for picture in (page / "figures").glob(f"{FIGURE}*.png"):
         shutil.copy(picture, FIGURES / f"demo_{picture.name}")
+
+
+def record_albert_sharing(page: Path) -> None:
+    """Copies what the page on ALBERT shows of a report of sweep=sharing's runs: its models, by what they share.
+
+    Args:
+        page: the folder of `distillkit report`, over the folders of the sweep's arms.
+    """
+    facts = json.loads((page / "report.json").read_text())
+    named = {name: ", ".join(re.findall(r"share-(\w+?)_embedding_size-(\d+)", name)[0]) for name in facts["runs"]}
+    kept = {key: facts[key] for key in ("version", "date", "machine", "measured", "notes")}
+    kept["models"] = {named.get(name, name): model for name, model in facts["models"].items()}
+    fields = ("steps", "step", "seconds", "weights")
+    kept["runs"] = {named[name]: {field: run[field] for field in fields} for name, run in facts["runs"].items()}
+    (FIGURES / "albert_sharing.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def record_comparison(page: Path) -> None:
@@ -164,16 +181,29 @@ def ablation_table(facts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"({how})"])
 
 
-def demo_table(demo: Mapping[str, Any]) -> str:
+def model_table(report: Mapping[str, Any]) -> str:
     """The models of a report's facts, one a row, as Markdown; and how long the runs took."""
-    lines = [f"| | {' | '.join(label for label, _ in COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    for name, model in demo["models"].items():
-        cells = ["-" if model[key] is None else form.format(model[key]) for key, (_, form) in COLUMNS.items()]
+    models, runs, machine = report["models"], report["runs"].values(), report["machine"]
+    columns = {key: shown for key, shown in COLUMNS.items() if any(model.get(key) for model in models.values())}
+    lines = [f"| | {' | '.join(label for label, _ in columns.values())} |", f"|---|{'---:|' * len(columns)}"]
+    for name, model in models.items():
+        cells = ["-" if model.get(key) is None else form.format(model[key]) for key, (_, form) in columns.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    seconds, machine = sum(run["seconds"] for run in demo["runs"].values()), demo["machine"]
-    steps = max(run["step"] for run in demo["runs"].values())
-    how = f"{steps} steps each, {duration(seconds)} for the three runs on {machine['cpus']} cores ({machine['cpu']})"
-    return "\n".join([*lines, "", f"({how}; latency of one text of {demo['measured']['length']} tokens.)"])
+    seconds, steps = sum(run["seconds"] for run in runs), max(run["step"] for run in runs)
+    how = f"{steps} steps each, {duration(seconds)} for {len(runs)} runs on {machine['cpus']} cores ({machine['cpu']})"
+    return "\n".join([*lines, "", f"({how}; latency of one text of {report['measured']['length']} tokens.)"])
+
+
+def albert_start_table(facts: Mapping[str, Any]) -> str:
+    """Held-out MLM loss, and in brackets KL, of ways to start an ALBERT, one a row, after some steps, as Markdown."""
+    steps = facts["runs"][0]["steps"]
+    heads = ["layers share", "E", "seed", *(f"step {int(step):,}" for step in steps)]
+    lines = [f"| start | {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 1)}"]
+    for run in facts["runs"]:
+        cells = [run["share"], str(run["embedding_size"]), str(run["seed"])]
+        cells += [f"{found['mlm_loss']:.3f} ({found['kl']:.3f})" for found in run["steps"].values()]
+        lines.append(f"| {run['start']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def control_table(control: Mapping[str, Any]) -> str:
@@ -197,36 +227,36 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 TABLES = {
-    "demo": demo_table, "control": control_table, "ablation": ablation_table, "comparison": comparison_table,
-    "benchmark": benchmark_table,
+    "demo": model_table, "control": control_table, "ablation": ablation_table, "comparison": comparison_table,
+    "benchmark": benchmark_table, "albert start": albert_start_table,
 }  # fmt: skip
 
 
-def filled(readme: str) -> str:
-    """The README with its tables as the JSON files have them."""
+def filled(page: str) -> str:
+    """A page's text with its tables as the JSON files have them."""
     for name, render in TABLES.items():
-        file = FIGURES / f"{name}.json"
+        file = FIGURES / f"{name.replace(' ', '_')}.json"
         if not file.is_file():  # measured now and then, on a quiet machine
             continue
         table = render(json.loads(file.read_text()))
         pattern = rf"(<!-- {name} table -->\n).*?(<!-- end -->)"
-        readme = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", readme, flags=re.S)
-    return readme
+        page = re.sub(pattern, lambda m, table=table: f"{m[1]}\n{table}\n\n{m[2]}", page, flags=re.S)
+    return page
+
+
+RECORDS = {
+    "demo": record_demo, "comparison": record_comparison, "benchmark": record_benchmark, "ablation": record_ablation,
+    "albert_sharing": record_albert_sharing,
+}  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", type=Path)
-    parser.add_argument("--comparison", type=Path)
-    parser.add_argument("--benchmark", type=Path)
-    parser.add_argument("--ablation", type=Path)
-    given = parser.parse_args()
-    if given.demo:
-        record_demo(given.demo)
-    if given.comparison:
-        record_comparison(given.comparison)
-    if given.benchmark:
-        record_benchmark(given.benchmark)
-    if given.ablation:
-        record_ablation(given.ablation)
-    README.write_text(filled(README.read_text()))
+    for name in RECORDS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="DIR")
+    given = vars(parser.parse_args())
+    for name, record in RECORDS.items():
+        if given[name]:
+            record(given[name])
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
