@@ -22,7 +22,7 @@ from distillkit.errors import ConfigError
 from distillkit.launching import is_first_rank, started_processes
 
 PATHS = ("teacher.path", "teacher.cache", "tokenizer.path", "student.init_from", "student.path", "data.path",
-         "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
+         "data.name", "data.valid_path", "data.cache_dir", "run.dir", "models", "reference")  # fmt: skip
 """Keys whose values are files or folders; relative ones mean the caller's folder."""
 
 _LISTS = ("models", "tasks", "seeds")  # of compare.yaml; a single value is a list of one
@@ -236,7 +236,7 @@ def absolute(value: Any, key: str) -> Any:
     if "," in str(value) and key in ("data.path", "data.valid_path") and not os.path.exists(str(value)):
         return [absolute(part.strip(), key) for part in str(value).split(",")]
     path = os.path.expanduser(str(value))
-    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "models", "reference")
+    may_be_a_name = key in ("teacher.path", "tokenizer.path", "student.init_from", "data.name", "models", "reference")
     return os.path.abspath(path) if not may_be_a_name or os.path.exists(path) else value
 
 

@@ -118,6 +118,9 @@ def test_settle_makes_paths_absolute_but_leaves_hub_names_when_relative(
     assert cfg["student"]["init_from"] == str(tmp_path / "model")
     assert cfg["data"]["path"] == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
     assert cfg["run"]["dir"] == str(tmp_path / "r")
+    assert settled("data=hub", "data.name=owner/wikitext")["data"]["name"] == "owner/wikitext"
+    local = settled("data=hub", "data.name=model")["data"]
+    assert local["name"] == local["corpus"]["name"] == str(tmp_path / "model")
     assert settled("data.path='odd, name.txt'")["data"]["path"] == str(tmp_path / "odd, name.txt")
     assert settled('data.path="~/a.txt"')["data"]["path"] == os.path.expanduser("~/a.txt")
 
