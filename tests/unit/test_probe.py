@@ -28,10 +28,15 @@ def test_validations_are_counted_as_training_makes_them_when_probed(
 ) -> None:
     plan = SimpleNamespace(steps_per_epoch=EPOCH, batches_per_epoch=EPOCH * ACCUMULATE)
     data = SimpleNamespace(plan=lambda ranks, accumulate: plan)
-    settings = {"val_check_interval": interval, "check_val_every_n_epoch": every_n_epoch, "max_steps": STEPS}
+    settings = {"val_check_interval": interval, "check_val_every_n_epoch": every_n_epoch}
+    settings |= {"max_steps": STEPS, "max_epochs": None}
     module = DistillationModule(make_bert(), Objective({"mlm": MaskedLMTerm()}, student_width=32))
     module._trainer = trainer = SimpleNamespace(  # type: ignore[assignment]
-        datamodule=data, accumulate_grad_batches=ACCUMULATE, world_size=1, fit_loop=SimpleNamespace(), **settings
+        datamodule=data,
+        accumulate_grad_batches=ACCUMULATE,
+        world_size=1,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()),
+        **settings,
     )
     module.setup("fit")
     cfg = {"trainer": settings | {"accumulate_grad_batches": ACCUMULATE, "devices": 1, "num_nodes": 1}}
