@@ -65,7 +65,7 @@ def record_albert_sharing(page: Path) -> None:
     """
     facts = json.loads((page / "report.json").read_text())
     named = {name: ", ".join(re.findall(r"share-(\w+?)_embedding_size-(\d+)", name)[0]) for name in facts["runs"]}
-    kept = {key: facts[key] for key in ("version", "date", "machine", "measured", "notes")}
+    kept = {key: facts[key] for key in ("version", "date", "machine", "measured")}
     kept["models"] = {named.get(name, name): model for name, model in facts["models"].items()}
     fields = ("steps", "step", "seconds", "weights")
     kept["runs"] = {named[name]: {field: run[field] for field in fields} for name, run in facts["runs"].items()}
@@ -228,7 +228,7 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
 TABLES = {
     "demo": model_table, "control": control_table, "ablation": ablation_table, "comparison": comparison_table,
-    "benchmark": benchmark_table, "albert start": albert_start_table,
+    "benchmark": benchmark_table, "albert start": albert_start_table, "albert sharing": model_table,
 }  # fmt: skip
 
 
