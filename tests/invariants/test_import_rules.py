@@ -42,6 +42,7 @@ LAYERS = (
         "phases",
         "progress",
         "roof",
+        "rules",
         "storage",
         "targets",
     },
