@@ -190,7 +190,7 @@ def model_table(report: Mapping[str, Any]) -> str:
         cells = ["-" if model.get(key) is None else form.format(model[key]) for key, (_, form) in columns.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     seconds, steps = sum(run["seconds"] for run in runs), max(run["step"] for run in runs)
-    how = f"{steps:,} steps each, {duration(seconds)} for {len(runs)} runs on {machine['cpus']} cores ({machine['cpu']})"
+    how = f"{steps:,} steps each, {duration(seconds)} for {len(runs)} runs; {machine['cpus']} cores ({machine['cpu']})"
     return "\n".join([*lines, "", f"({how}; latency of one text of {report['measured']['length']} tokens.)"])
 
 
