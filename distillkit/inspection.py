@@ -184,6 +184,7 @@ def _evaluation_config(folder: str, composed: dict[str, Any] | None, overrides: 
     """A run's own configuration with the changes asked for; for a plain model the composed one."""
     if not os.path.isfile(os.path.join(folder, CONFIG)):
         assert composed is not None
+        validation.validate_evaluation(composed)
         return composed
     import yaml
 

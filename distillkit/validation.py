@@ -62,7 +62,8 @@ def validate_evaluation(cfg: dict[str, Any]) -> None:
     """As `validate`, for the measuring of models on held-out rows.
 
     Args:
-        cfg: evaluate.yaml's, from `settle`, or a run's.
+        cfg: a run's, or evaluate.yaml's from `settle`. Of the latter only a part may count, beside a run: then it is not
+            checked by itself.
 
     Raises:
         ConfigError: the first rule that does not hold.
@@ -279,7 +280,6 @@ def _validate_trainer(trainer: dict[str, Any]) -> None:
 CHECKS = {
     "train": validate,
     "compare": validate_comparison,
-    "evaluate": validate_evaluation,
     "sweep": validate_sweep,
     "tokenizer": validate_tokenizer,
 }
