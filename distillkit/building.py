@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from distillkit.cached_rows import TRAIN, VALID
 from distillkit.data.datamodule import MaskedLMDataModule
 from distillkit.data.masking import VALID_SEED
+from distillkit.data.plan import lesser_bound
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.objective import Objective
 from distillkit.progress import activity
@@ -126,8 +127,9 @@ def total_steps(cfg: dict[str, Any], parts: Parts) -> tuple[int, int]:
     """Optimizer steps of the whole run, by trainer.max_steps or max_epochs, whichever is less; and of one epoch."""
     trainer = cfg["trainer"]
     epoch = parts.data.plan(ranks(cfg), trainer["accumulate_grad_batches"]).steps_per_epoch
-    bounds = (trainer["max_steps"], (trainer["max_epochs"] or 0) * epoch)
-    return min(bound for bound in bounds if bound > 0), epoch
+    steps = lesser_bound(trainer["max_steps"], trainer["max_epochs"], epoch)
+    assert steps is not None, "validate wants one of them"
+    return steps, epoch
 
 
 def build_teacher(cfg: dict[str, Any]) -> Teacher | None:

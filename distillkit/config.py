@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     """
     if config_dir and not Path(config_dir).is_dir():
         raise ConfigError("no such folder", key="--config-dir", value=config_dir)
-    search = [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     if name == "compare":
         overrides = [*overrides, *_task_choices(overrides, config_dir)]
     GlobalHydra.instance().clear()
@@ -83,9 +84,9 @@ def load(name: str, overrides: Sequence[str], config_dir: str | None = None) -> 
     return cfg, hydra
 
 
-def _quoted(text: str) -> str:
-    """A string of Hydra's grammar, whatever it holds."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """A string of Hydra's grammar, whatever it holds; there a backslash is special before a quote alone."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 def _task_choices(overrides: Sequence[str], config_dir: str | None) -> list[str]:

@@ -62,7 +62,7 @@ def validate_evaluation(cfg: dict[str, Any]) -> None:
     """As `validate`, for the measuring of models on held-out rows.
 
     Args:
-        cfg: a run's, or evaluate.yaml's from `settle`. Of the latter only a part may count, beside a run: then it is not
+        cfg: a run's, or evaluate.yaml's from `settle`. Beside a run only a part of the latter counts: then it is not
             checked by itself.
 
     Raises:

@@ -18,7 +18,7 @@ from distillkit.data.corpus import Corpus
 from distillkit.data.dataset import MaskedRows, PlanSampler
 from distillkit.data.homes import Homes
 from distillkit.data.masking import VALID_SEED, Masker, TokenMasker
-from distillkit.data.plan import BatchPlan, MicroBatch, check_batching, totals_of
+from distillkit.data.plan import BatchPlan, MicroBatch, check_batching, lesser_bound, totals_of
 from distillkit.data.sentences import check_language
 from distillkit.data.token_counts import token_counts
 from distillkit.errors import ConfigError
@@ -213,9 +213,7 @@ class MaskedLMDataModule(pl.LightningDataModule):
         share = (trainer.world_size, trainer.accumulate_grad_batches)
         start, end = self.start_step, self.end_step
         if end is None:
-            epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
-            bounds = (trainer.max_steps, epochs * self.plan(*share).steps_per_epoch)
-            end = min((bound for bound in bounds if bound >= 0), default=None)
+            end = lesser_bound(trainer.max_steps, trainer.max_epochs, self.plan(*share).steps_per_epoch)
         return self.train_stream(trainer.global_rank, *share, trainer.global_step if start is None else start, end)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

@@ -82,6 +82,20 @@ def check_batching(*, batch_size: int | None, batch_tokens: int | None, packing:
             raise ConfigError(problem, key=f"data.{key}", value=value, allowed=allowed, fix=f"set data.{fix}")
 
 
+def lesser_bound(max_steps: int, max_epochs: int | None, steps_per_epoch: int) -> int | None:
+    """Optimizer steps of a training bounded by steps, by epochs or by both, as Lightning's Trainer.
+
+    Args:
+        max_steps, max_epochs: -1, or None of epochs: no bound.
+        steps_per_epoch: of the plan.
+
+    Returns:
+        The lesser bound, None without any.
+    """
+    bounds = [max_steps, -1 if max_epochs is None else max_epochs * steps_per_epoch]
+    return min((bound for bound in bounds if bound >= 0), default=None)
+
+
 class BatchPlan:
     """The rows of every micro-batch of every rank, for ever; a pure function of (seed, epoch).
 

@@ -68,7 +68,7 @@ def quoted(key: str, value: str) -> str:
     with contextlib.suppress(ConfigError):
         if not (parse(plain).is_sweep_override() or "${" in value) and value_of(plain) == value:
             return plain
-    return f"{key}='" + value.replace("'", "\\'") + "'"
+    return f"{key}={config.quoted(value)}"
 
 
 def with_absolute_path(word: str) -> str:

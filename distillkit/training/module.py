@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from distillkit.data.plan import lesser_bound
 from distillkit.evaluation.intrinsic import intrinsic_terms
 from distillkit.meters import TermMeter
 from distillkit.objective import HiddenSource, Objective
@@ -96,8 +97,8 @@ class DistillationModule(ClippedModule):
             return
         trainer, accumulate = self.trainer, self.trainer.accumulate_grad_batches
         epoch = plan(trainer.world_size, accumulate)
-        bounds = (trainer.max_steps, (trainer.max_epochs or -1) * epoch.steps_per_epoch)
-        trainer.fit_loop.epoch_loop.max_steps = min((bound for bound in bounds if bound > 0), default=-1)
+        steps = lesser_bound(trainer.max_steps, trainer.max_epochs, epoch.steps_per_epoch)
+        trainer.fit_loop.epoch_loop.max_steps = -1 if steps is None else steps
         trainer.fit_loop.max_epochs = -1
         trainer.val_check_interval = validation_interval(
             trainer.val_check_interval, trainer.check_val_every_n_epoch, epoch.batches_per_epoch, accumulate

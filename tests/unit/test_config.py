@@ -92,7 +92,7 @@ def test_path_is_refused_when_it_is_empty(key: str) -> None:
         settled(f"{key}=")
 
 
-@pytest.mark.parametrize("name", ["my, conf", "x (1)", "a=b", "it's", "[x]"])
+@pytest.mark.parametrize("name", ["my, conf", "x (1)", "a=b", "it's", "[x]", "back\\slash", "end\\"])
 def test_load_finds_the_users_own_files_when_their_folder_has_an_odd_name(name: str, tmp_path: Path) -> None:
     own = tmp_path / name / "experiment" / "mine.yaml"
     own.parent.mkdir(parents=True)
